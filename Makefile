@@ -1,0 +1,36 @@
+# Two commands matter: `make demo` (train a small Pico and let it write) and `make test` (everything that must hold).
+PYTHON ?= python3
+BIN := .venv/bin
+# Two test workers on two cores: torch threads that fight for cores are several times slower than one thread each.
+ONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.PHONY: demo test test-slow book wheel clean
+
+demo: .venv/.ok
+	$(BIN)/pico-train runs/demo stories --preset nano --max_minutes 3 --demo
+
+test: .venv/.ok
+	$(BIN)/python tests/check_sync.py
+	$(ONE) $(BIN)/nbdev_test --n_workers 2
+	$(ONE) $(BIN)/python -m pytest -n 2 -q
+
+test-slow: .venv/.ok
+	$(ONE) $(BIN)/python -m pytest -n 2 -q -m slow
+
+book: .venv/.ok
+	$(BIN)/nbdev_export
+	$(ONE) $(BIN)/jupyter nbconvert --to notebook --execute --inplace nbs/*.ipynb
+	$(BIN)/nbdev_clean
+
+wheel: .venv/.ok
+	$(BIN)/python -m build --wheel
+
+# Keyed on pyproject.toml: a change of dependencies reinstalls, nothing else does.
+.venv/.ok: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf build dist *.egg-info _docs
