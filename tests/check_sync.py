@@ -1,0 +1,39 @@
+"Fail unless `pico/` is exactly what the notebooks export: nothing edited by hand, nothing stale, every notebook executed."
+import filecmp, json, os, shutil, subprocess, sys, tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+def exported(root):
+    "Export a copy of the notebooks at `root` into a temporary folder; returns the folder (to be deleted by the caller)."
+    d = Path(tempfile.mkdtemp())
+    shutil.copytree(root/'nbs', d/'nbs'); shutil.copy(root/'settings.ini', d)
+    (d/'pico').mkdir(); shutil.copy(root/'pico'/'__init__.py', d/'pico')
+    env = {k: v for k,v in os.environ.items() if k != 'IN_TEST'}          # nbdev exports nothing while this is set
+    subprocess.run([Path(sys.executable).parent/'nbdev_export'], cwd=d, env=env, check=True, capture_output=True)
+    return d
+
+def differences(root=ROOT):
+    "What differs between `pico/` and a fresh export, as sentences."
+    d = exported(root)
+    try:
+        mine, fresh = ({f.name for f in (r/'pico').glob('*.py')} for r in (root, d))
+        bad = [f'pico/{n} has no notebook' for n in sorted(mine - fresh)] + [f'pico/{n} is not exported yet' for n in sorted(fresh - mine)]
+        return bad + [f'pico/{n} differs from its notebook' for n in sorted(mine & fresh) if not filecmp.cmp(root/'pico'/n, d/'pico'/n, shallow=False)]
+    finally: shutil.rmtree(d)
+
+def unexecuted(root=ROOT):
+    "Notebooks with a code cell that printed nothing because it never ran cannot be told apart; those without any output can."
+    bad = []
+    for p in sorted((root/'nbs').glob('*.ipynb')):
+        cells = json.loads(p.read_text(encoding='utf-8'))['cells']
+        outputs = [o for c in cells for o in c.get('outputs', [])]
+        if not outputs: bad.append(f'{p.name} has no stored outputs')
+        if any(o['output_type'] == 'error' for o in outputs): bad.append(f'{p.name} stores an error')
+    return bad
+
+if __name__ == '__main__':
+    bad = differences() + unexecuted()
+    for b in bad: print(b)
+    if bad: sys.exit('The package is not in step with the notebooks: run `make book`.')
+    print('package in step with the notebooks')
