@@ -19,16 +19,17 @@ def head_weights(
     w = ((1 + 5**.5) / 2) ** -torch.arange(N, dtype=torch.float64)
     return (w / w.sum()).float()
 
-# %% ../nbs/06_heads.ipynb #9afdfae4
+# %% ../nbs/06_heads.ipynb #befe3600
 class HeadsLoss(torch.autograd.Function):
     "Weighted cross-entropy of N linear byte heads, a chunk of bytes at a time, its gradient computed on the way."
     @staticmethod
-    def forward(ctx, h, weight, bias, y, head_weight, chunk):     # h (M, D), weight (N·V, D), bias (N·V,), y (M, N), head_weight (N,)
+    def forward(ctx, h, weight, bias, y, head_weight, counts, chunk): # h (M, D), weight (N·V, D), bias (N·V,), y (M, N), head_weight and counts (N,)
         M, N = y.shape
         wide = torch.promote_types(h.dtype, torch.float32)        # sums and softmax in float32 at least
         need = any(ctx.needs_input_grad[:3])
         seen = y >= 0
-        share = head_weight.to(wide) / seen.sum(0).clamp(min=1)   # (N,) what one byte counts in the total
+        counts = (seen.sum(0) if counts is None else counts).clamp(min=1)
+        share = head_weight.to(wide) / counts                     # (N,) what one byte counts in the total
         nats = torch.zeros(N, dtype=wide, device=h.device)
         if need: dh, dw, db = torch.empty_like(h), torch.zeros_like(weight, dtype=wide), torch.zeros_like(bias, dtype=wide)
         for i in range(0, M, chunk):
@@ -44,16 +45,16 @@ class HeadsLoss(torch.autograd.Function):
                 torch.mm(g, weight, out=dh[i:i+chunk])
                 dw += g.t() @ hc
         if need: ctx.save_for_backward(dh, dw.to(weight.dtype), db.to(bias.dtype))
-        per_head = nats / seen.sum(0).clamp(min=1)
+        per_head = nats / counts
         ctx.mark_non_differentiable(per_head)
         return (head_weight.to(wide) * per_head).sum(), per_head
 
     @staticmethod
     def backward(ctx, scale, _):
         dh, dw, db = ctx.saved_tensors
-        return dh * scale.to(dh.dtype), dw * scale.to(dw.dtype), db * scale.to(db.dtype), None, None, None
+        return dh * scale.to(dh.dtype), dw * scale.to(dw.dtype), db * scale.to(db.dtype), None, None, None, None
 
-# %% ../nbs/06_heads.ipynb #d4f2cddf
+# %% ../nbs/06_heads.ipynb #6914acf6
 class ByteHeads(nn.Linear):
     "N linear byte heads in one matrix; head n predicts the byte n+1 ahead."
     def __init__(self,
@@ -75,6 +76,7 @@ class ByteHeads(nn.Linear):
         h:Tensor,      # (B, T, D) final states
         y:Tensor,      # (B, T, N) targets; -100 where there is none
         chunk:int=512, # bytes whose logits are held at once
+        counts:Tensor=None, # (N,) divide by these numbers of targets instead of this batch's own, when it is a part of a larger one
     )->tuple:          # weighted total (a scalar with gradient) and per head (N,), in nats per byte
         "Cross-entropy of all heads without holding all logits."
         if y.shape[-1] != self.N: raise ValueError(f"y has {y.shape[-1]} targets per byte, the model has {self.N} byte heads: make the batch with next_tokens={self.N}")
@@ -83,4 +85,4 @@ class ByteHeads(nn.Linear):
             low = torch.get_autocast_dtype(h.device.type); h, w, b = h.to(low), w.to(low), b.to(low)
         elif h.dtype != w.dtype: h = h.to(w.dtype)
         with torch.autocast(h.device.type, enabled=False):
-            return HeadsLoss.apply(h.flatten(0,1), w, b, y.flatten(0,1), head_weights(self.N).to(h.device), chunk)
+            return HeadsLoss.apply(h.flatten(0,1), w, b, y.flatten(0,1), head_weights(self.N).to(h.device), counts, chunk)

@@ -189,7 +189,7 @@ class Cache:
         for c in self.fb_in + self.fb_out: c.rollback(n)
         self.latent.rollback(n)
 
-# %% ../nbs/07_model.ipynb #3d94891a
+# %% ../nbs/07_model.ipynb #6627bdd5
 class Pico(nn.Module, Files):
     "A byte-level language model with a router and N byte heads."
     def __init__(self,
@@ -236,13 +236,15 @@ class Pico(nn.Module, Files):
         x:Tensor, # (B, T) bytes
         y:Tensor, # (B, T, N) targets, -100 where nothing is scored
         routing:str=None,
+        counts:Tensor=None, # (N,) targets in the whole step, if this batch is one part of it
+        parts:int=1,        # of so many equal parts: their losses add up to that of the whole
     )->Loss:
         "Weighted loss of all byte heads, plus a tenth of the router's own (0.9 · LM + 0.1 · auxiliary)."
         h, route = self.states(x, routing=routing)
-        lm, per_head = self.unembedding.loss(h, y)
+        lm, per_head = self.unembedding.loss(h, y, counts=counts)
         aux = self.latent.router.auxiliary(route)
-        total = lm if aux is None else .9*lm + .1*aux
-        return Loss(total, per_head, torch.zeros_like(lm) if aux is None else aux.detach(), route.chosen.float().mean())
+        total = lm if aux is None else .9*lm + .1*aux/parts
+        return Loss(total, per_head, torch.zeros_like(lm) if aux is None else aux.detach()/parts, route.chosen.float().mean()/parts)
 
     def new_cache(self,
         batch_size:int=1,   # rows
