@@ -6,13 +6,13 @@
 __all__ = ['reading', 'as_corpus', 'Surprise', 'surprise', 'Score', 'bits_per_byte', 'leak', 'Report', 'agreement',
            'router_report', 'Recall', 'recall']
 
-# %% ../nbs/08_evaluate.ipynb #2f80fc50
+# %% ../nbs/08_evaluate.ipynb #ca6f1e29
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 import numpy as np
 import torch
-from .data import InputError, Corpus, MARKS, TEXT, CLASSES, byte_class, to_bytes
+from .data import InputError, Corpus, MARKS, TEXT, BYTE_CLASSES, byte_class, to_bytes
 from .router import spacelike
 from .model import Pico
 
@@ -110,7 +110,7 @@ def leak(
             cost[routing] = total / math.log(2) / max(1, int(seen.sum()))
     return cost['causal'] - cost['train']
 
-# %% ../nbs/08_evaluate.ipynb #180e5943
+# %% ../nbs/08_evaluate.ipynb #e314fdaf
 @dataclass
 class Report:
     "What a router did on a text."
@@ -157,7 +157,7 @@ def router_report(
     word &= s.text
     starts = np.append(~word[:-1] & word[1:], False)                                                  # the next byte begins a word
     kind, scored = byte_class(s.values), s.text & ~np.isnan(s.bits)
-    rates = {name: (float(s.routed[m].mean()), int(m.sum())) for i,name in enumerate(CLASSES) if (m := s.text & (kind == i)).any()}
+    rates = {name: (float(s.routed[m].mean()), int(m.sum())) for i,name in enumerate(BYTE_CLASSES) if (m := s.text & (kind == i)).any()}
     mean = lambda m: float(s.entropy[m].mean()) if m.any() else math.nan
     return Report(model.config.latent_capacity_factor, float(s.routed.mean()), *agreement(s.routed, starts), rates, (mean(s.routed), mean(~s.routed)),
                   float(s.bits[scored].mean()), float(off.bits[scored].mean()), leak(model, data, max_bytes=max_bytes))

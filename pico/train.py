@@ -7,14 +7,14 @@ __all__ = ['SCHEDULES', 'OPTIMIZERS', 'MAY_CHANGE', 'rate', 'TrainConfig', 'back
            'open_run', 'cut_metrics', 'read_metrics', 'Progress', 'Run', 'Stop', 'pick_device', 'budget', 'train',
            'loop', 'open_tracker', 'plot_run']
 
-# %% ../nbs/11_train.ipynb #e9e03dcc
+# %% ../nbs/11_train.ipynb #e78d4df5
 import dataclasses, json, math, os, signal, sys, threading, time
 from dataclasses import dataclass
 from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn, Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from .data import InputError, Corpus, batch, load_corpus
 from .model import Pico, PicoConfig, read_config
 from .evaluate import bits_per_byte
