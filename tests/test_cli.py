@@ -1,0 +1,91 @@
+"The commands as a user meets them: one line and status 2 for a mistake, nothing lost."
+import json, os, subprocess, sys
+from pathlib import Path
+import pytest
+from pico.cli import eval_command, generate_command, train_command
+
+TINY = ['--preset', 'nano', '--dim', '24', '--latent_num_blocks', '1', '--batch_size', '2', '--context_len', '64', '--validation_bytes', '300']
+
+def call(f, *args):
+    try: f([str(a) for a in args])
+    except SystemExit as e: return e.code
+    return 0
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    d = tmp_path_factory.mktemp('run')/'r'
+    text = d.parent/'t.txt'; text.write_text('Mia has a red cat. Tom has a blue hat. ' * 200)
+    assert call(train_command, d, text, *TINY, '--max_steps', 4) == 0
+    return d
+
+def tree(d): return {p: p.read_bytes() for p in sorted(Path(d).rglob('*')) if p.is_file()}
+
+def refused(capsys, f, *args, words=''):
+    capsys.readouterr()
+    assert call(f, *args) == 2
+    err = capsys.readouterr().err
+    assert err.count('\n') == 1 and words in err and 'Traceback' not in err, err
+
+def test_run_directory(run):
+    assert {'config.json', 'model.safetensors', 'train.json', 'metrics.jsonl', 'checkpoints', 'loss.png'} <= {p.name for p in run.iterdir()}
+    assert [json.loads(l)['step'] for l in (run/'metrics.jsonl').read_text().splitlines()] == [1, 2, 3, 4]
+
+@pytest.mark.parametrize('args, words', [(['nothing.txt'], 'nothing.txt'), (['stories', '--preset', 'huge'], 'nano, xs, 10m'), (['stories', '--wings', '2'], 'wings'),
+    (['stories', '--att_q_heads', '4', '--att_kv_heads', '3'], 'att_kv_heads=3'), (['stories', '--learning_rate', 'fast'], 'fast'), (['stories', '--optimizer', 'magic'], 'magic'),
+    (['stories', '--batch_size', '0'], 'batch_size=0'), (['stories', '--device', 'abacus'], 'abacus')])
+def test_bad_arguments(tmp_path, capsys, args, words):
+    refused(capsys, train_command, tmp_path/'new', *args, words=words)
+    assert not (tmp_path/'new').exists()
+
+def test_empty_short_and_columnless_data(tmp_path, capsys):
+    (tmp_path/'empty.txt').write_text(''); (tmp_path/'short.txt').write_text('hello'); (tmp_path/'rows.jsonl').write_text('{"body": "a"}\n{"body": "b"}\n')
+    for name, words in (('empty.txt', 'empty'), ('short.txt', 'context'), ('rows.jsonl', 'body')):
+        refused(capsys, train_command, tmp_path/'new', tmp_path/name, *TINY, words=words)
+    assert not (tmp_path/'new').exists()
+
+def test_unknown_hub_id_without_network(tmp_path):
+    env = os.environ | {'HF_HUB_OFFLINE': '1', 'HF_DATASETS_OFFLINE': '1'}
+    r = subprocess.run([sys.executable, '-m', 'pico.cli', 'train', tmp_path/'new', 'somebody/nothing'], env=env, capture_output=True, text=True, timeout=120)
+    assert r.returncode == 2 and r.stderr.strip().count('\n') == 0 and 'somebody/nothing' in r.stderr, r.stderr
+
+def test_out_that_holds_something_else(tmp_path, capsys):
+    (tmp_path/'diary.txt').write_text('dear diary'); before = tree(tmp_path)
+    refused(capsys, train_command, tmp_path, 'stories', *TINY, words='something else')
+    assert tree(tmp_path) == before
+
+def test_a_broken_config_loses_nothing(run, capsys):
+    good = (run/'config.json').read_bytes()
+    try:
+        (run/'config.json').write_text('{"dim": '); before = tree(run)
+        refused(capsys, train_command, run, words='config.json')
+        refused(capsys, generate_command, run, words='config.json'); refused(capsys, eval_command, run, words='config.json')
+        assert tree(run) == before
+    finally: (run/'config.json').write_bytes(good)
+
+@pytest.mark.parametrize('flag', ['--dim=48', '--seed=3', '--batch-size=4', '--learning_rate=0.5'])
+def test_a_flag_that_contradicts_the_run(run, capsys, flag):
+    before = tree(run)
+    refused(capsys, train_command, run, flag, words='contradicts')
+    assert tree(run) == before
+
+def test_resuming_with_more_steps_equals_one_go(run, tmp_path):
+    text = run.parent/'t.txt'
+    assert call(train_command, tmp_path/'one', text, *TINY, '--max-steps', 6) == 0
+    assert call(train_command, tmp_path/'two', text, *TINY, '--max-steps', 6, '--checkpoint_interval', 3) == 0
+    assert (tmp_path/'one/model.safetensors').read_bytes() == (tmp_path/'two/model.safetensors').read_bytes()
+    assert call(train_command, tmp_path/'two') == 0                # finished: nothing changes
+    assert (tmp_path/'one/model.safetensors').read_bytes() == (tmp_path/'two/model.safetensors').read_bytes()
+
+def test_generate_and_eval(run, capsys, tmp_path):
+    assert call(generate_command, run, '--prompt', 'Mia', '--max_bytes', 12, '--mark', '') == 0
+    assert capsys.readouterr().out.startswith('Mia')
+    assert call(generate_command, run, '--prompt', 'Mia', '--max_bytes', 12, '--html', tmp_path/'a.html') == 0 and '<' in (tmp_path/'a.html').read_text()
+    capsys.readouterr()
+    assert call(eval_command, run) == 0 and 'bits per byte' in capsys.readouterr().out
+    refused(capsys, generate_command, run, '--temperature', '-1', words='temperature')
+    refused(capsys, generate_command, tmp_path/'nowhere', words='nowhere')
+
+@pytest.mark.parametrize('name', ['pico-train', 'pico-generate', 'pico-eval'])
+def test_installed_commands_explain_themselves(name):
+    r = subprocess.run([Path(sys.executable).parent/name, '--help'], capture_output=True, text=True, timeout=120)
+    assert r.returncode == 0 and 'OUT' in r.stdout
