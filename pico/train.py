@@ -244,7 +244,7 @@ class Stop:
     def __exit__(self, *_):
         for s, handler in self.old.items(): signal.signal(s, handler)
 
-# %% ../nbs/11_train.ipynb #21a0fec2
+# %% ../nbs/11_train.ipynb #7f56364f
 def pick_device(name:str)->torch.device: # 'auto' or a device name
     "The device to use; 'auto' takes a GPU if there is one."
     try: device = torch.device(('cuda' if torch.cuda.is_available() else 'cpu') if name == 'auto' else name)
@@ -283,10 +283,10 @@ def train(
     model = Pico(config).to(device).train()
     run = Run(out, model, make_optimizer(model, s), s)
     data = dict(source=corpus.name, column=column, limit=limit, fingerprint=corpus.fingerprint)
-    show = Progress(progress and rank == 0)
     if rank == 0: out.parent.mkdir(parents=True, exist_ok=True)
     resumed = open_run(out, config, s, data) if rank == 0 else None
     if world > 1: dist.barrier(); resumed = (out/'checkpoints').exists()
+    show = Progress(progress and rank == 0)
     with only_writer(out) if rank == 0 else Stop() as _, Stop() as stop:
         if resumed: run.resume(show.say)
         loop(run, corpus, validation, device, rank, world, stop, show)
