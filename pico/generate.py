@@ -208,14 +208,14 @@ class Reader:
         "Take back the last `n[b]` bytes of each row."
         if n.any(): self.cache.rollback(torch.as_tensor(n, dtype=torch.long, device=self.device))
 
-# %% ../nbs/12_generate.ipynb #5e30e8ae
+# %% ../nbs/12_generate.ipynb #87c7fdef
 def rounds(
     model,
     prompts:list,      # of bytes, none empty; marks included
     rows:list,         # a `Writing` for each
     temperature:float, top_p:float,
     drafts:int=0,      # d, how many bytes to guess each round, at most the model's byte heads - 1
-    latent:bool=True, draft:str='likely',
+    latent:bool=True, draft:str='drawn',
 ):
     "Write until every row has ended; yields a `Step` for each byte that is certain."
     B, d, every = len(rows), drafts, np.arange(len(rows))
@@ -242,7 +242,7 @@ def rounds(
         z, routed, weight = read(x)
         for r in rows: r.forwards += not r.done
 
-# %% ../nbs/12_generate.ipynb #803d77df
+# %% ../nbs/12_generate.ipynb #52cccb4f
 def _setup(model, prompt, max_bytes, temperature, top_p, speculative, seed, stop, draft):
     "Checked arguments: prompts as bytes, rows, and the number of drafts."
     number = lambda v: isinstance(v, (int, float, np.number)) and not isinstance(v, bool)
@@ -267,14 +267,14 @@ def _setup(model, prompt, max_bytes, temperature, top_p, speculative, seed, stop
 def stream(
     model,                # a `Pico`
     prompt,               # str or bytes, or a list of them (`step.row` tells them apart)
-    max_bytes:int=400, temperature:float=.8, top_p:float=None, speculative:bool=True, seed=0, stop=None, latent:bool=True, draft:str='likely',
+    max_bytes:int=400, temperature:float=.8, top_p:float=None, speculative:bool=True, seed=0, stop=None, latent:bool=True, draft:str='drawn',
 ):
     "The same as `generate`, byte by byte: an iterator of `Step`. Arguments are checked at the call."
     _, prompts, rows, d = _setup(model, prompt, max_bytes, temperature, top_p, speculative, seed, stop, draft)
     if not rows or max_bytes == 0: return iter(())
     return rounds(model, prompts, rows, temperature, top_p, d, latent, draft)
 
-# %% ../nbs/12_generate.ipynb #6fffb534
+# %% ../nbs/12_generate.ipynb #0160bd6e
 def generate(
     model,                 # a `Pico`; always used causally, in whatever mode it is
     prompt,                # str or bytes; a list of them is written as one batch and gives a list
@@ -285,7 +285,7 @@ def generate(
     seed=0,                # starts the generator of every row; a list gives one to each; None = another text every time
     stop=None,             # a str or bytes, or a list of them: the text ends before it
     latent:bool=True,      # False switches the latent blocks off
-    draft:str='likely',    # guess the likeliest byte of each head, or one 'drawn' from it
+    draft:str='drawn',    # drafts are 'drawn' from their heads, or the 'likely' byte of each
 )->'Generated':            # or a list of them
     "Write on from a prompt. Ends at `max_bytes`, at the model's closing mark, before `stop`; an interrupt keeps what was written."
     texts, prompts, rows, d = _setup(model, prompt, max_bytes, temperature, top_p, speculative, seed, stop, draft)
