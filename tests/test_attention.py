@@ -1,0 +1,100 @@
+"Attention: random shapes against a dense computation written here, caches cut and rolled back at random, cost."
+import math, time
+import pytest, torch
+from hypothesis import given, settings, strategies as st
+from pico.alibi import alibi_slopes
+from pico.attention import Attention, KVCache, attention
+
+many = settings(deadline=None, derandomize=True, max_examples=120)
+
+def dense(q, k, v, window, slopes):
+    "Repeated keys, a full matrix, one softmax: independent of the chapter's code."
+    R, T, S = q.shape[1] // k.shape[1], q.shape[2], k.shape[2]
+    k, v = k.repeat_interleave(R, 1), v.repeat_interleave(R, 1)
+    back = (torch.arange(T) + S - T)[:,None] - torch.arange(S)
+    s = q @ k.mT / math.sqrt(q.shape[-1]) - slopes[:,None,None].to(q.dtype) * back
+    return s.masked_fill((back < 0) | (back > (S if window is None else window)), -math.inf).softmax(-1) @ v
+
+@st.composite
+def shapes(draw):
+    G = draw(st.integers(1, 3)); H = G * draw(st.integers(1, 4))
+    return draw(st.integers(1, 3)), H, G, draw(st.integers(1, 9))
+
+def qkv(seed, B, H, G, K, T, S=None):
+    g = torch.Generator().manual_seed(seed)
+    return [torch.randn(B, n, t, K, generator=g, dtype=torch.double) for n,t in ((H, T), (G, S or T), (G, S or T))]
+
+@many
+@given(shapes(), st.integers(1, 200), st.integers(0, 40), st.sampled_from([None, 0, 1, 2, 7, 16, 63, 64, 65, 150, 500]), st.integers(0, 99))
+def test_banded_equals_dense(shape, T, extra, window, seed):
+    B, H, G, K = shape; slopes = alibi_slopes(H)
+    q, k, v = qkv(seed, B, H, G, K, T, T + extra)
+    torch.testing.assert_close(attention(q, k, v, window, slopes), dense(q, k, v, window, slopes))
+
+@settings(deadline=None, derandomize=True, max_examples=25)
+@given(shapes(), st.integers(1, 90), st.sampled_from([None, 0, 3, 16, 64]), st.integers(0, 99))
+def test_gradients_equal_dense(shape, T, window, seed):
+    B, H, G, K = shape; slopes = alibi_slopes(H)
+    x = [t.requires_grad_() for t in qkv(seed, B, H, G, K, T)]
+    w = torch.randn(B, H, T, K, dtype=torch.double)
+    for a,b in zip(*(torch.autograd.grad((f(*x, window, slopes) * w).sum(), x) for f in (attention, dense))): torch.testing.assert_close(a, b)
+
+@many
+@given(shapes(), st.sampled_from([0, 1, 3, 8, 20]), st.integers(0, 6), st.integers(0, 99), st.data())
+def test_cache_cut_and_rolled_back_anywhere(shape, window, rollback, seed, data):
+    B, H, G, K = shape; slopes, T = alibi_slopes(H), data.draw(st.integers(1, 60))
+    q, k, v = qkv(seed, B, H, G, K, T)
+    c, t, parts = KVCache(B, G, K, window, rollback, dtype=torch.double), 0, []
+    while t < T:
+        n = data.draw(st.integers(1, T - t))
+        parts.append(c.attend(q[:,:,t:t+n], k[:,:,t:t+n], v[:,:,t:t+n], slopes)); t += n
+        if rollback and data.draw(st.booleans()):
+            n = data.draw(st.integers(1, rollback)); c.attend(*qkv(seed+1, B, H, G, K, n), slopes); c.rollback(n)
+    torch.testing.assert_close(torch.cat(parts, 2), dense(q, k, v, window, slopes))
+
+@many
+@given(shapes(), st.sampled_from([0, 2, 5, 16]), st.integers(0, 99), st.data())
+def test_ragged_rows_equal_rows_alone(shape, window, seed, data):
+    B, H, G, K = shape; slopes, R = alibi_slopes(H), 4
+    draw = lambda hi: torch.tensor([data.draw(st.integers(0, hi)) for _ in range(B)])
+    a, b, n = draw(20), draw(9), 6
+    back = torch.tensor([data.draw(st.integers(0, min(R, int(m)))) for m in b])
+    A, Bb, C = qkv(seed, B, H, G, K, 20), qkv(seed+1, B, H, G, K, 9), qkv(seed+2, B, H, G, K, n)
+    c = KVCache(B, G, K, window, R, dtype=torch.double)
+    c.attend(*A, slopes, lengths=a); c.attend(*Bb, slopes, lengths=b); c.rollback(back)
+    out = c.attend(*C, slopes)
+    for i in range(B):
+        whole = [torch.cat([x[i:i+1,:,:a[i]], y[i:i+1,:,:b[i]-back[i]], z[i:i+1]], 2) for x,y,z in zip(A, Bb, C)]
+        torch.testing.assert_close(out[i:i+1], dense(*whole, window, slopes)[:,:,-n:])
+
+def test_cost_grows_with_the_window_not_with_the_square():
+    att = Attention(48, 3, 1, 16)
+    def ms(T):
+        x, ts = torch.randn(1, T, 48), []
+        for _ in range(5): t = time.perf_counter(); att(x).sum().backward(); ts.append(time.perf_counter() - t)
+        return sorted(ts)[1]
+    assert ms(16384) < 12 * ms(4096)                              # four times as long; quadratic would be sixteen times
+
+def test_ring_does_not_grow():
+    c = KVCache(1, 1, 4, window=8, max_rollback=2); x = torch.randn(1, 1, 1, 4); s = alibi_slopes(1)
+    size, place = c.keys.numel(), c.keys.data_ptr()
+    for _ in range(100): c.attend(x, x, x, s)
+    assert c.keys.numel() == size == 4 * 12 and c.keys.data_ptr() == place and c.length.item() == 100
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_low_precision_is_finite_and_close(dtype):
+    att, x = Attention(64, 4, 2, 16), torch.randn(2, 100, 64)
+    with torch.autocast('cpu', dtype): low = att(x)
+    assert low.isfinite().all(); torch.testing.assert_close(low.float(), att(x), atol=.03, rtol=.1)
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU here')
+def test_gpu_equals_cpu():
+    att, x = Attention(64, 4, 2, 16), torch.randn(2, 100, 64)
+    torch.testing.assert_close(att.cuda()(x.cuda()).cpu(), att.cpu()(x), atol=1e-4, rtol=1e-4)
+
+def test_bad_arguments_are_named():
+    q, k, v = qkv(0, 1, 4, 2, 3, 5); s = alibi_slopes(4)
+    for args, words in (((q, k, v, -2, s), 'window=-2'), ((q[:,:3], k, v, 2, s[:3]), '3 heads'), ((q, k[:,:,:3], v[:,:,:3], 2, s), '3 keys'), ((q, k, v, 2, s[:2]), '2 entries')):
+        with pytest.raises(ValueError, match=words): attention(*args)
+    with pytest.raises(ValueError, match='kv_heads=3'): Attention(64, 4, 3, 2)
+    with pytest.raises(ValueError, match='at most'): KVCache(1, 1, 2, 4, 2).rollback(1)
