@@ -115,7 +115,7 @@ class Writing:
         self.given = max(self.given, upto)
         return new
 
-# %% ../nbs/12_generate.ipynb #ca01fd75
+# %% ../nbs/12_generate.ipynb #09a0a69f
 def characters(
     data:bytes,
 )->list: # (character, start, stop)
@@ -133,7 +133,7 @@ def characters(
 @dataclass
 class Generated:
     "What was written, and how."
-    prompt:bytes         # what it continues, without the opening mark
+    prompt:bytes         # what it continues; the opening mark is not in it
     bytes:bytes          # what was written: without the prompt, a closing mark or a stop string
     routed:list          # for each written byte: did it go through the latent blocks?
     router_weights:list  # for each written byte, between 0 and 1; None for rules
@@ -170,7 +170,7 @@ class Generated:
 
     def __str__(self)->str: return to_text(self.prompt + self.bytes)
 
-# %% ../nbs/12_generate.ipynb #882c40c2
+# %% ../nbs/12_generate.ipynb #74c38090
 class Reader:
     "A model, its cache, and the prompts it has read."
     def __init__(self, model, prompts, drafts:int, latent:bool):
@@ -199,9 +199,9 @@ class Reader:
         "One forward pass."
         put = lambda a: torch.as_tensor(a, dtype=torch.long, device=self.device)
         out = self.model(put(x), cache=self.cache, lengths=None if lengths is None else put(lengths), routing='causal', latent=self.latent, heads=self.heads)
-        z = out.logits if at is None else out.logits[torch.arange(len(x)), put(at)][:,None]
+        z = out.logits if at is None else out.logits[put(np.arange(len(x))), put(at)][:,None]
         get = lambda t: None if t is None else t.float().cpu().numpy()
-        return z.double().cpu().numpy(), out.routed.cpu().numpy(), get(out.router_weights)
+        return z.cpu().double().numpy(), out.routed.cpu().numpy(), get(out.router_weights)
 
     @torch.inference_mode()
     def forget(self, n):

@@ -51,7 +51,7 @@ def test_router_decisions_are_those_of_one_pass(trained, speculative, latent):
         if latent: np.testing.assert_allclose(g.router_weights, out.router_weights[0,len(whole)-n:].detach().numpy(), atol=1e-6)
         else: assert not any(g.routed)
 
-@fast
+@settings(fast, max_examples=12)
 @given(st.lists(st.text('aeiou é.', max_size=70), min_size=1, max_size=4), st.integers(0, 40), st.booleans(), st.sampled_from(['likely', 'drawn']), st.sampled_from([0, .7, 1.5]), st.sampled_from([None, .9]))
 def test_batches_streams_and_prefixes(trained, prompts, n, speculative, draft, temperature, top_p):
     "A row of a batch, a stream and a longer text all agree."
@@ -71,3 +71,156 @@ def test_long_prompt(trained):
     for g, p in zip(generate(trained, [long, 'a', ''], 20), [long, 'a', '']): assert g.bytes == generate(trained, p, 20).bytes
     naive = torch.tensor([list(b'\xfe' + long.encode())])
     with torch.inference_mode(): assert generate(trained, long, 1, temperature=0).bytes[0] == trained(naive, heads=1).logits[0,-1,0].argmax()
+
+class Table:
+    "A two-letter model whose probabilities are quarters and depend on all bytes the cache holds; heads 2 to N are fair coins, or sure of 1."
+    def __init__(self, N, sure): self.config, self.sure = PicoConfig.preset('nano', next_tokens=N, marks='none'), sure
+    def new_cache(self, rows, max_rollback): self.seen = [[] for _ in range(rows)]; return self
+    def rollback(self, n):
+        for s, k in zip(self.seen, n.tolist()): del s[len(s)-k:]
+    @staticmethod
+    def quarter(seen): return 1 + sum((i+1)*v for i, v in enumerate(seen)) % 3
+    def __call__(self, x, cache, lengths, heads, **kw):
+        z = torch.full((*x.shape, heads, 256), -1e4, dtype=torch.float64)
+        for b, row in enumerate(x.tolist()):
+            for t, v in enumerate(row):
+                self.seen[b].append(v); k = self.quarter(self.seen[b]) / 4
+                z[b,t,0,0], z[b,t,0,1] = math.log(1-k), math.log(k)
+        z[:,:,1:,:2] = torch.tensor([-1e3, 0.]) if self.sure else 0
+        return type('Out', (), dict(logits=z, routed=x > 0, router_weights=None))
+
+class Script:
+    "Random numbers written down beforehand."
+    def __init__(self, numbers): self.numbers = list(numbers)
+    def random(self, n): out, self.numbers = self.numbers[:n], self.numbers[n:]; return np.array(out + [.5]*(n-len(out)))
+
+@pytest.mark.parametrize('N,sure,L', [(2, True, 3), (2, False, 3), (3, True, 2)])
+def test_exact_by_counting_every_random_number(N, sure, L):
+    "All thresholds are quarters, so four values of each random number are all there is: the loop itself is run on every combination."
+    d = N-1; used = {(2, True): 2 + 3 + 2, (2, False): 2 + 3 + 2, (3, True): 3 + 3}[N, sure]
+    grid, law, model = [1/8, 3/8, 5/8, 7/8], {}, Table(N, sure)
+    combos = list(itertools.product(grid, repeat=used))
+    for i in range(0, len(combos), 2048):
+        rows = [Writing(0, L) for _ in combos[i:i+2048]]
+        for r, c in zip(rows, combos[i:]): r.rng = Script(c)
+        for _ in rounds(model, [b'\0']*len(rows), rows, 1., None, d, draft='drawn'): pass
+        for r in rows: law[bytes(r.data)] = law.get(bytes(r.data), 0) + 1
+    for text in itertools.product(range(2), repeat=L):
+        p = 1.
+        for t, v in enumerate(text):
+            k = Table.quarter([0, *text[:t]]) / 4; p *= k if v else 1-k
+        assert law.get(bytes(text), 0) / len(combos) == p
+
+@fast
+@given(st.integers(2, 6), st.integers(0, 10**6), st.booleans())
+def test_accept_gives_p_whatever_q(V, seed, sure):
+    r = np.random.default_rng(seed)
+    p = r.dirichlet(np.full(V, .3)); q = np.eye(V)[r.integers(V)] if sure else r.dirichlet(np.full(V, .3))
+    law = np.zeros(V)
+    for x in q.nonzero()[0]:
+        a, rest = accept(p, q, x); law += q[x]*(1-a)*rest/rest.sum(); law[x] += q[x]*a
+    np.testing.assert_allclose(law, p, atol=1e-12)
+
+def test_samples_have_the_plain_distribution(trained):
+    "4,000 short texts drawn both ways: chi-square. The redrawing rule of the original would fail by far."
+    m, n = like(trained, router='space').float(), 4000
+    a, b = ([g.bytes for g in generate(m, ['Mia likes the ']*n, 3, temperature=.8, seed=list(range(s, s+n)), speculative=k)] for s, k in ((0, False), (n, True)))
+    often = [t for t in sorted(set(a + b)) if a.count(t) + b.count(t) >= 20]
+    counts = [(a.count(t), b.count(t)) for t in often]; counts.append((n - sum(x for x,_ in counts), n - sum(y for _,y in counts)))
+    chi2 = sum((x-y)**2 / max(x+y, 1) for x, y in counts)
+    assert len(often) > 4 and torch.special.gammaincc(torch.tensor((len(counts)-1)/2), torch.tensor(chi2/2)) > .001
+
+class Says:
+    "Writes a given text, whatever it reads; its drafts are right (`off` = 0) or wrong."
+    def __init__(self, text, N=4, off=0, marks='bytes', fail_at=None):
+        self.config, self.text, self.off, self.fail_at, self.calls = PicoConfig.preset('nano', next_tokens=N, marks=marks), text + b'.'*300, off, fail_at, 0
+    def new_cache(self, rows, max_rollback): self.at = -1; return self
+    def rollback(self, n): self.at -= int(n)
+    def __call__(self, x, cache, lengths, heads, **kw):
+        self.calls += 1
+        if self.calls == self.fail_at: raise KeyboardInterrupt
+        if self.at == -1: self.at = -x.shape[1]
+        z = torch.zeros(1, x.shape[1], heads, 256)
+        for t in range(x.shape[1]):
+            for h in range(heads):
+                i = max(self.at + t + 1 + h, 0); z[0,t,h,(self.text[i] + self.off*(h > 0)) % 256] = 1e4
+        self.at += x.shape[1]
+        return type('Out', (), dict(logits=z, routed=x % 2 == 1, router_weights=None))
+
+@pytest.mark.parametrize('N', [1, 2, 4, 8])
+@pytest.mark.parametrize('draft', ['likely', 'drawn'])
+def test_drafts_always_and_never_right(N, draft):
+    text = bytes(range(32, 127))
+    for off, forwards in ((0, 1 + -(-63//N) + 1), (1, 65)):
+        g = generate(Says(text, N, off), 'ab', 64, draft=draft)
+        assert g.bytes == text[:64] and g.routed == [b % 2 == 1 for b in g.bytes] and abs(g.forwards - forwards) <= (off == 0)
+        assert set(g.accepted[1:-1]) == ({1} if off else {N}) and sum(g.accepted) == 64
+    assert generate(Says(text, N), 'ab', 64, speculative=False).forwards == 65
+
+@pytest.mark.parametrize('speculative', [False, True])
+def test_endings(speculative):
+    kw = dict(speculative=speculative)
+    close = MARKS['tags'][1]
+    for says, marks, stop, expect in [(b'one\xfftwo', 'bytes', None, b'one'), (b'\xff', 'bytes', None, b''), (b'a</pico</pico:seq' + close + b'b', 'tags', None, b'a</pico</pico:seq'),
+            (close, 'tags', None, b''), (b'aab', 'bytes', 'ab', b'a'), (b'x yz. w', 'bytes', ['w', b'z.'], b'x y'), ('né!'.encode(), 'bytes', 'é', b'n')]:
+        for off in (0, 1):
+            assert generate(Says(says, 4, off, marks), 'p', 50, stop=stop, **kw).bytes == expect
+            assert bytes(s.byte for s in stream(Says(says, 4, off, marks), 'p', 50, stop=stop, **kw)) == expect
+    g = generate(Says(b'abc' + close, 4, 0, 'tags'), '', 6, **kw)
+    assert g.bytes == b'abc</p' and len(g.routed) == 6                       # cut before the mark was certain
+
+def test_nothing_is_handed_out_too_early():
+    "While bytes may still become a closing mark, a stream keeps them back."
+    m, got = Says(b'ab</pico:sex', 1, 0, 'tags'), []
+    for s in stream(m, '', 12): got.append((s.byte, m.calls))
+    assert bytes(b for b,_ in got) == b'ab</pico:sex'
+    assert got[1][1] < got[2][1] and len({c for _,c in got[2:11]}) == 1
+
+def test_interrupt_keeps_what_was_written():
+    g = generate(Says(b'abcdefghijk', 4, 1, fail_at=6), 'p', 50)
+    assert g.bytes == b'abcd' and len(g.routed) == 4
+    assert generate(Says(b'abc', fail_at=1), 'p', 50).bytes == b''
+
+def test_a_stream_left_open_leaks_no_inference_mode(trained):
+    s = stream(trained, 'Mia', 20); next(s)
+    assert not torch.is_inference_mode_enabled() and torch.is_grad_enabled()
+    trained.train()
+    try: assert generate(trained, 'Mia', 9).bytes == generate(trained.eval(), 'Mia', 9).bytes
+    finally: trained.eval()
+
+@pytest.mark.parametrize('kw,word', [(dict(temperature=-.1), 'temperature=-0.1'), (dict(temperature=math.nan), 'nan'), (dict(temperature=math.inf), 'inf'), (dict(temperature='hot'), 'hot'),
+    (dict(top_p=0), 'top_p=0'), (dict(top_p=1.01), 'top_p'), (dict(top_p=math.nan), 'nan'), (dict(max_bytes=-1), 'max_bytes'), (dict(max_bytes=1.5), 'max_bytes'), (dict(seed=-1), 'seed'),
+    (dict(seed=[1, 2]), '2 seeds'), (dict(draft='bold'), 'bold'), (dict(prompt=7), 'not int'), (dict(prompt=['a', 7]), 'not int')])
+def test_mistakes_are_named(trained, kw, word):
+    kw = dict(prompt='a') | kw
+    for f in (generate, stream):
+        with pytest.raises(InputError, match=word): f(trained, **kw)
+
+def test_no_marks_needs_a_prompt_and_broken_weights_are_told(trained):
+    m = like(trained, marks='none')
+    with pytest.raises(InputError, match='opening mark'): generate(m, '')
+    assert generate(m, 'a', 5).bytes == generate(m, b'a', 5).bytes
+    with torch.no_grad(): m.norm.weight.fill_(math.nan)
+    with pytest.raises(InputError, match='not finite'): generate(m, 'a')
+
+@fast
+@given(st.binary(max_size=40), st.data())
+def test_characters_and_marks(data, draw):
+    c = characters(data)
+    assert ''.join(x for x,*_ in c) == to_text(data) and [a for _,a,_ in c] + [len(data)] == [0] + [b for *_,b in c]
+
+@fast
+@given(st.integers(0, 10**6), st.floats(0, 5), st.floats(.01, 1))
+def test_probabilities(seed, temperature, top_p):
+    r = np.random.default_rng(seed); z = r.normal(size=(3, 256)) * 5
+    p, cut = byte_probabilities(z, temperature), byte_probabilities(z, temperature, top_p)
+    np.testing.assert_allclose(cut.sum(-1), 1); assert ((cut > 0) <= (p > 0)).all()
+    if temperature >= 1e-3: np.testing.assert_allclose(p, torch.softmax(torch.tensor(z)/temperature, -1).numpy(), atol=1e-12)
+    kept = p * (cut > 0)
+    assert (kept.sum(-1) >= top_p - 1e-9).all()
+    if temperature: assert (kept.sum(-1) - np.where(cut > 0, p, 2).min(-1) < top_p + 1e-9).all()     # the smallest such set
+    i = pick(cut, r.random(3)); assert (np.take_along_axis(cut, i[:,None], 1) > 0).all()
+
+def test_page(trained):
+    g = generate(Says(b'<b>&\x00\n'), '<i>', 6)
+    assert '&lt;b&gt;&amp;\u2400' in g.html().replace('</span>', '').replace('<span style="background:rgba(255,150,0,0.6);border-radius:2px">', '') and '<i>' not in g.html() and g.html().startswith('<!doctype html>')
