@@ -6,9 +6,10 @@
 __all__ = ['KINDS', 'TRAINING', 'train_command', 'eval_command', 'generate_command', 'COMMANDS', 'Parser', 'command',
            'add_fields', 'given', 'pico_train', 'pico_eval', 'show_stream', 'pico_generate', 'main']
 
-# %% ../nbs/13_cli.ipynb #c3169d84
+# %% ../nbs/13_cli.ipynb #1ae27439
 import argparse, dataclasses, os, sys
 from pathlib import Path
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')               # before torch is imported; see below
 import torch
 import torch.distributed as dist
 from fastcore.docments import docments
