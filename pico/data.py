@@ -265,7 +265,7 @@ def batch(
     x = torch.from_numpy(values[:,:T].astype(np.int64))                    # (B, T)
     return x, torch.from_numpy(targets).unfold(1, N, 1)                    # (B, T, N)
 
-# %% ../nbs/01_data.ipynb #4542eb1d
+# %% ../nbs/01_data.ipynb #68bcd423
 def _cut(pieces, at):
     "Two lists of pieces, the first with at most `at` bytes of text: whole documents, unless the very first is longer; that one is cut between two characters."
     for i,p in enumerate(pieces):
@@ -277,7 +277,7 @@ def _cut(pieces, at):
             head = [Piece(p.data, p.lengths[:whole], p.base)] if whole else []
             return pieces[:i] + head, [Piece(p.data, p.lengths[whole:], p.base + cut)] + pieces[i+1:]
         data = p.data if isinstance(p.data, np.ndarray) else _map(p.data, p.base + p.text_bytes)
-        for back in range(min(4, at)):                                     # UTF-8 has at most 3 continuation bytes
+        for back in range(min(3, at)+1):                                     # UTF-8 has at most 3 continuation bytes
             if data[p.base+at-back] & 0xC0 != 0x80: at -= back; break
         head = [Piece(p.data, [at], p.base)] if at else []
         return head, [Piece(p.data, np.r_[p.lengths[0]-at, p.lengths[1:]], p.base + at)] + pieces[1:]

@@ -1,6 +1,5 @@
 "Bytes, corpora and batches: random cases, every kind of source, mistakes, and a file larger than memory."
-import codecs, json, os, subprocess, sys
-from pathlib import Path
+import json, os, subprocess, sys
 import numpy as np, pytest, torch
 from hypothesis import example, given, settings, strategies as st
 import pico.data as data
@@ -215,3 +214,240 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match='batch_size=3 is no multiple of the 2'): batch(c, 0, 3, 4, 1, world_size=2)
     for bad in (dict(step=-1), dict(rank=1), dict(batch_size=0), dict(context_len=0), dict(next_tokens=0), dict(world_size=0)):
         with pytest.raises(ValueError): batch(**{**dict(corpus=c, step=0, batch_size=1, context_len=4, next_tokens=1), **bad})
+
+# Sources
+
+TEXTS = [f'Story {i}: кот {"x"*(i % 7)} 🐢.' for i in range(50)]
+ALL = [t.encode() for t in TEXTS]
+
+def write(kind, d):
+    "The same rows in one of several forms; returns the source."
+    import datasets
+    rows = datasets.Dataset.from_dict(dict(id=range(50), text=TEXTS))
+    f = d/f'rows.{kind}'
+    if kind == 'jsonl': f.write_text('\n'.join(json.dumps(dict(id=i, text=t)) for i, t in enumerate(TEXTS)), encoding='utf-8')
+    elif kind == 'jsonl.gz': import gzip; f.write_bytes(gzip.compress('\n'.join(json.dumps(dict(text=t)) for t in TEXTS).encode()))
+    elif kind == 'json': f.write_text(json.dumps([dict(text=t) for t in TEXTS]), encoding='utf-8')
+    elif kind == 'csv': rows.to_csv(f, index=False)
+    elif kind == 'tsv': f.write_text('id\ttext\n' + ''.join(f'{i}\t{t}\n' for i, t in enumerate(TEXTS)), encoding='utf-8')
+    elif kind == 'parquet': rows.to_parquet(f)
+    elif kind == 'saved': rows.save_to_disk(f)
+    elif kind == 'saved in parts': rows.save_to_disk(f, num_shards=3)
+    elif kind == 'saved in another order': rows.select(range(49, -1, -1)).select(range(49, -1, -1)).filter(lambda r: True).save_to_disk(f)
+    elif kind == 'saved with one split': datasets.DatasetDict(train=rows).save_to_disk(f)
+    elif kind == 'folder of jsonl':
+        f.mkdir(); (f/'README.md').write_text('about it')
+        for i in range(2): (f/f'part-{i}.jsonl').write_text('\n'.join(json.dumps(dict(text=t)) for t in TEXTS[25*i:25*i+25]), encoding='utf-8')
+    elif kind == 'folder of text':
+        (f/'below').mkdir(parents=True); (f/'.git').mkdir(); (f/'.git'/'x.txt').write_text('hidden'); (f/'image.png').write_bytes(b'\x89PNG\0\0'); (f/'empty.txt').touch()
+        for i, t in enumerate(TEXTS): (f/('below' if i >= 25 else '.')/f'{"b" if i < 25 else "c"}{i:02d}.txt').write_bytes(t.encode())
+    return f
+
+@pytest.mark.parametrize('kind', ['jsonl', 'jsonl.gz', 'json', 'csv', 'tsv', 'parquet', 'saved', 'saved in parts', 'saved in another order', 'saved with one split', 'folder of jsonl', 'folder of text'])
+def test_rows_are_documents(kind, tmp_path, capfd):
+    f = write(kind, tmp_path); capfd.readouterr()
+    train, validation, both = (load_corpus(f, split=s) for s in ('train', 'validation', 'all'))
+    want = ALL
+    if kind == 'folder of text': want = sorted(ALL[:25]) + sorted(ALL[25:]); assert sorted(both.documents()) == sorted(ALL); want = list(both.documents())
+    assert list(both.documents()) == want == list(train.documents()) + list(validation.documents())
+    total = sum(map(len, ALL))
+    assert train.text_bytes <= total*9//10 < train.text_bytes + len(next(validation.documents()))       # cut before the row that passes 90%
+    v, k = train.read(0, train.size); assert (v.tobytes(), k.tolist()) == (stream(want, 'bytes')[0][:train.size], stream(want, 'bytes')[1][:train.size].tolist())
+    assert train.fingerprint == load_corpus(f).fingerprint != validation.fingerprint
+    small = load_corpus(f, limit=100); assert list(small.documents()) == want[:small.num_documents] and 100 - len(want[small.num_documents]) < small.text_bytes <= 100
+    out, err = capfd.readouterr(); assert out + err == ''                   # no progress bars
+
+def test_rows_keep_their_order_when_saved_shuffled(tmp_path):
+    import datasets
+    rows = datasets.Dataset.from_dict(dict(text=TEXTS)).shuffle(seed=1)
+    assert list(Corpus(data.column_pieces(rows, 'text', 'rows')).documents()) == [t.encode() for t in rows['text']]
+    rows = datasets.Dataset.from_dict(dict(text=TEXTS)).select(range(7, 20))      # a part of a table
+    assert list(Corpus(data.column_pieces(rows, 'text', 'rows')).documents()) == ALL[7:20]
+
+@pytest.mark.parametrize('kind', ['string', 'large_string', 'binary', 'large_binary'])
+def test_columns_of_text_and_bytes_with_empty_rows(kind):
+    import datasets
+    values = [None, '', 'a', None, 'бв', '', 'd', None]
+    if 'binary' in kind: values = [v if v is None else v.encode() for v in values]
+    rows = datasets.Dataset.from_dict(dict(text=values), features=datasets.Features(text=datasets.Value(kind)))
+    assert list(Corpus(data.column_pieces(rows, 'text', 'rows')).documents()) == [b'a', 'бв'.encode(), b'd']
+    nothing = datasets.Dataset.from_dict(dict(text=[None, None]), features=datasets.Features(text=datasets.Value(kind)))
+    assert data.column_pieces(nothing, 'text', 'rows') == []
+
+@pytest.mark.parametrize('names', [('train', 'validation', 'test'), ('train', 'valid'), ('train', 'dev'), ('train', 'test')])
+@pytest.mark.parametrize('kind', ['saved', 'files'])
+def test_a_data_sets_own_splits(names, kind, tmp_path):
+    import datasets
+    parts = {n: TEXTS[10*i:10*i+10] for i, n in enumerate(names)}
+    if kind == 'saved': datasets.DatasetDict({n: datasets.Dataset.from_dict(dict(text=t)) for n, t in parts.items()}).save_to_disk(tmp_path/'d')
+    else:
+        (tmp_path/'d').mkdir()
+        for n, t in parts.items(): (tmp_path/'d'/f'{n}.jsonl').write_text('\n'.join(json.dumps(dict(text=x)) for x in t))
+    got = lambda s: [d.decode() for d in load_corpus(tmp_path/'d', split=s).documents()]
+    assert got('train') == TEXTS[:10] and got('validation') == TEXTS[10:20] and sorted(got('all')) == sorted(TEXTS[:10*len(names)])
+    if 'test' in names: assert got('test') == parts['test']
+    else:
+        with pytest.raises(InputError, match="no split 'test'"): got('test')
+
+@random_cases
+@given(st.text(min_size=1, max_size=60).map(lambda t: t.encode('utf-8', 'surrogatepass')), st.integers(1, 80))
+def test_cutting_a_text_file(tmp_path_factory, text, limit):
+    f = tmp_path_factory.mktemp('cut')/'a.txt'; f.write_bytes(text)
+    got = {}
+    for s in ('train', 'validation', 'all'):
+        try: got[s] = b''.join(load_corpus(f, split=s).documents())
+        except InputError: got[s] = b''; assert s != 'all' and len(text) < 40
+    assert got['train'] + got['validation'] == got['all'] == text
+    at = len(text)*9//10; assert at-3 <= len(got['train']) <= at
+    if b'\xed' not in text: [g.decode() for g in got.values()]             # no character is cut in two
+    try: short = b''.join(load_corpus(f, split='all', limit=limit).documents())
+    except InputError: assert limit < 4
+    else: assert text.startswith(short) and min(limit, len(text)) - 3 <= len(short) <= limit
+
+def test_any_bytes_as_a_file(tmp_path):
+    b = bytes(range(256))*10; (tmp_path/'a.bin').write_bytes(b)
+    c = load_corpus(tmp_path/'a.bin', split='all', marks='tags'); assert list(c.documents()) == [b] and c.size == len(b) + 21
+
+def test_stories(tmp_path):
+    from pico.stories import story
+    c, v = load_corpus('stories', limit=20_000), load_corpus('stories', 'validation', limit=20_000)
+    n = c.num_documents; assert 20_000 - 5000 < c.text_bytes <= 20_000
+    assert list(c.documents()) == [story(i, 0).text.encode() for i in range(n)]
+    assert c.floor == pytest.approx(sum(story(i, 0).bits for i in range(n)) / c.text_bytes)
+    assert next(v.documents()) == story(0, 1).text.encode() and not set(v.documents()) & set(c.documents())
+    assert next(load_corpus('stories', limit=20_000, seed=1).documents()) == story(0, 2).text.encode()
+    assert not (tmp_path/'cache').exists()                                  # few stories are simply made again
+
+def test_many_stories_are_kept_whole_or_not_at_all(tmp_path, monkeypatch):
+    want = load_corpus('stories', limit=1_000_000)
+    c = load_corpus('stories', limit=1_000_001); folder, = (tmp_path/'cache').iterdir()
+    assert list(want.documents()) == list(c.documents()) and c.floor == want.floor and not isinstance(c.pieces[0].data, np.ndarray)
+    fresh = lambda: (data.story_piece.cache_clear(), load_corpus('stories', limit=1_000_001))[1]
+    with monkeypatch.context() as m:
+        m.setattr(data, 'write_stories', lambda *a: pytest.fail('the cache was not used'))
+        assert fresh().fingerprint == c.fingerprint
+    (folder/'text').write_bytes(b'half'); assert fresh().fingerprint == c.fingerprint          # a damaged cache is not believed
+    monkeypatch.setenv('PICO_CACHE', str(tmp_path/'other')); full = data.write_stories
+    def killed(out, *a): out.write(b'half'); raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(data, 'write_stories', killed)
+        with pytest.raises(KeyboardInterrupt): fresh()
+    assert list((tmp_path/'other').iterdir()) == []
+    (tmp_path/'file').write_text(''); monkeypatch.setenv('PICO_CACHE', str(tmp_path/'file'/'below')); assert fresh().fingerprint == c.fingerprint   # nowhere to keep them
+
+def test_python():
+    c = load_corpus('python', split='all')
+    assert c.num_documents > 200 and any(b'def argsort' in d or b'class Fraction' in d for d in c.documents())
+    t, v = load_corpus('python'), load_corpus('python', 'validation'); assert t.text_bytes + v.text_bytes == c.text_bytes and .08 < v.text_bytes/c.text_bytes < .2
+
+# Mistakes
+
+def fails(source, *parts, **kw):
+    with pytest.raises(InputError) as e: load_corpus(source, **kw)
+    message = str(e.value)
+    assert '\n' not in message and len(message) < 500 and all(p in message for p in parts), message
+
+def test_mistakes_with_files(tmp_path, capfd):
+    d = tmp_path
+    (d/'empty.txt').touch(); (d/'empty folder').mkdir(); (d/'binary').mkdir(); (d/'binary'/'x.so').write_bytes(b'\x7fELF\0\0'); (d/'a.txt.gz').write_bytes(b'\x1f\x8b')
+    (d/'broken.jsonl').write_text('{"text": "a"}\n{"te'); (d/'broken.parquet').write_bytes(b'PAR1 and no more'); (d/'empty.jsonl').touch(); (d/'nulls.jsonl').write_text('{"text": null}\n')
+    (d/'numbers.csv').write_text('text,id\n1,2\n3,4\n'); (d/'rows.csv').write_text('story,id\nabc,2\n'); (d/'one.txt').write_text('a')
+    (d/'damaged').mkdir(); (d/'damaged'/'dataset_info.json').write_text('{'); (d/'damaged'/'state.json').write_text('{')
+    fails(d/'nowhere.txt', 'nowhere.txt does not exist', 'give a file'); fails(d/'nowhere', 'does not exist'); fails('nowhere.jsonl', 'does not exist'); fails('./nowhere', 'does not exist')
+    fails(d/'empty.txt', 'is empty'); fails(d/'empty.jsonl', 'is empty'); fails(d/'empty folder', 'holds no text'); fails(d/'binary', 'holds no text'); fails(d/'a.txt.gz', 'unpack')
+    fails(d/'broken.jsonl', 'broken.jsonl cannot be loaded'); fails(d/'broken.parquet', 'cannot be loaded'); fails(d/'damaged', 'cannot be loaded')
+    fails(d/'rows.csv', "no column 'text'", 'story, id'); fails(d/'numbers.csv', "column 'text'", 'int64'); fails(d/'nulls.jsonl', 'holds null, not text')
+    fails(d/'one.txt', 'no text for train'); fails(d/'one.txt', "no split 'middle'", 'train, validation, all', split='middle')
+    for source in ('stories', 'python'): fails(source, f"{source} has no split 'test'", 'train, validation', split='test')
+    fails('python', 'limit=0', limit=0); fails('python', "marks='sgml'", 'bytes, tags, none', marks='sgml'); fails('x'*300, 'cannot be read'); fails('a b', 'check the name')
+    out, err = capfd.readouterr(); assert out + err == ''
+
+def test_a_file_that_shrinks_is_noticed(tmp_path):
+    f = tmp_path/'a.txt'; f.write_bytes(b'x'*100_000); c = load_corpus(f, split='all')
+    f.write_bytes(b'y'); c._map.cache_clear()
+    with pytest.raises(InputError, match='must not change'): c.read(0, 10)
+
+def test_unknown_hub_name_without_network():
+    "In a process of its own, with the network cut off for certain: one sentence, quickly, and nothing else is printed."
+    code = '''
+import socket, time
+def no_network(*a, **k): raise OSError('no network in this test')
+socket.getaddrinfo = socket.create_connection = no_network
+from pico.data import InputError, load_corpus
+import datasets
+for name in ('nobody/nothing-here', 'nothing-here', 'nobody/nothing-here:en'):
+    t = time.time()
+    try: load_corpus(name)
+    except InputError as e: print(str(e), time.time() - t < 10)
+print(datasets.config.HF_HUB_OFFLINE)
+'''
+    env = {k: v for k, v in os.environ.items() if 'OFFLINE' not in k}
+    r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env, timeout=120)
+    assert r.stderr == '', r.stderr
+    for n, l in zip(('nobody/nothing-here', 'nothing-here', 'nobody/nothing-here:en', None), r.stdout.splitlines(), strict=True):
+        assert l == (f'{n} is no file or folder here, and the Hugging Face Hub cannot be reached to look for a data set of that name: check the name and the network True' if n else 'False')
+
+class Hub:
+    "Stands in for the two calls that reach the network."
+    def __init__(self, monkeypatch, exists, load):
+        import datasets, huggingface_hub
+        self.asked = []
+        def info(api, name, **kw):
+            if isinstance(exists, Exception): raise exists
+        def load_dataset(name, config=None, **kw): self.asked.append((name, config, datasets.config.HF_HUB_OFFLINE)); return load()
+        monkeypatch.setattr(huggingface_hub.HfApi, 'dataset_info', info); monkeypatch.setattr(datasets, 'load_dataset', load_dataset)
+
+def test_a_data_set_on_the_hub(monkeypatch):
+    import datasets
+    from huggingface_hub.errors import RepositoryNotFoundError
+    part = lambda a, b: datasets.Dataset.from_dict(dict(text=TEXTS[a:b], title=TEXTS[:b-a]))
+    splits = lambda: datasets.DatasetDict(train=part(0, 20), validation=part(20, 30))
+    hub = Hub(monkeypatch, True, splits)
+    assert list(load_corpus('owner/stories').documents()) == ALL[:20] and list(load_corpus('owner/stories:en', 'validation', column='title').documents()) == ALL[:10]
+    assert hub.asked == [('owner/stories', None, False), ('owner/stories', 'en', False)]
+    fails('owner/stories', "no column 'story'", 'text, title', column='story'); fails('owner/stories', "no split 'test'", 'train, validation', split='test')
+    hub = Hub(monkeypatch, OSError('no network'), splits)                   # but it is in the cache
+    assert load_corpus('owner/stories').num_documents == 20 and hub.asked == [('owner/stories', None, True)] and not datasets.config.HF_HUB_OFFLINE
+    missing = RepositoryNotFoundError.__new__(RepositoryNotFoundError)      # as raised for an answer of 404
+    Hub(monkeypatch, missing, splits); fails('owner/stories', 'no data set on the Hugging Face Hub')
+    def asks(): raise ValueError("Config name is missing.\nPlease pick one among the available configs: ['en', 'de']")
+    Hub(monkeypatch, True, asks); fails('owner/stories', 'owner/stories cannot be loaded (Config name is missing.')
+
+# Larger than memory
+
+RSS = '''
+import os, sys, numpy as np
+from pico.data import batch, load_corpus
+def resident():
+    with open('/proc/self/statm') as f: return int(f.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+c = load_corpus(sys.argv[1], split='all')
+assert c.text_bytes == 10 * 2**30, c
+batch(c, 0, 8, 1024, 8); c.read(0, 2**20)
+before, most = resident(), 0
+for at in range(0, c.size, 2**28):                                          # 4 MB out of every 256, 160 MB in all
+    v, k = c.read(at, at + 2**22)
+    most = max(most, resident())
+for step in range(200): batch(c, step, 8, 1024, 8); most = max(most, resident())
+v, k = c.read(7 * 2**30, 7 * 2**30 + 8); assert v.tobytes() == b'\\0here\\0\\0\\0', v
+c.fingerprint
+print((max(most, resident()) - before) >> 20)
+'''
+
+def test_a_file_of_ten_gigabytes(tmp_path):
+    "Mapped, not loaded: what the process holds stays flat while it reads all over the file."
+    if not os.path.exists('/proc/self/statm'): pytest.skip('resident memory is read from /proc, which this system lacks')
+    f = tmp_path/'sparse.txt'
+    with open(f, 'wb') as out: out.truncate(10 * 2**30); out.seek(7 * 2**30); out.write(b'here')
+    if f.stat().st_blocks * 512 > 2**30: f.unlink(); pytest.skip('this file system has no sparse files')
+    r = subprocess.run([sys.executable, '-c', RSS, str(f)], capture_output=True, text=True, timeout=300)
+    f.unlink()
+    assert r.returncode == 0, r.stderr[-2000:]
+    assert int(r.stdout) < 110, f'{r.stdout} MB'                             # a mapping is let go after 64 MB
+
+def test_rows_on_disk_are_not_copied(tmp_path):
+    import datasets
+    datasets.Dataset.from_dict(dict(text=['x'*1000]*20_000)).save_to_disk(tmp_path/'d')          # 20 MB
+    assert load_corpus(tmp_path/'d').text_bytes == 18_000_000
+    import pyarrow; held = pyarrow.total_allocated_bytes()
+    c = load_corpus(tmp_path/'d'); batch(c, 0, 8, 1024, 8)
+    assert pyarrow.total_allocated_bytes() - held < 1_000_000
