@@ -60,8 +60,8 @@ def given(args, cls)->dict: # fields of a dataclass that were given on the comma
     "What was asked for explicitly."
     return {f.name: v for f in dataclasses.fields(cls) if (v := getattr(args, f.name, None)) is not None}
 
-# %% ../nbs/13_cli.ipynb #2d9befb7
-TRAINING = {'nano': dict(context_len=512, batch_size=4, learning_rate=4e-3, warmup_steps=50, validation_interval=200, validation_bytes=20_000, checkpoint_interval=500),
+# %% ../nbs/13_cli.ipynb #454ec319
+TRAINING = {'nano': dict(context_len=512, batch_size=4, learning_rate=8e-3, warmup_steps=50, validation_interval=200, validation_bytes=20_000, checkpoint_interval=500),
             'xs':   dict(context_len=6144, batch_size=32),
             '10m':  dict(context_len=6144, batch_size=8)}
 
