@@ -88,7 +88,7 @@ def surprise(
             routed[i:i+len(logp)] = deep
     return Surprise(bits, values, kinds == TEXT, routed, entropy)
 
-# %% ../nbs/08_evaluate.ipynb #01a42eb9
+# %% ../nbs/08_evaluate.ipynb #ab7fff14
 @dataclass
 class Score:
     "Bits per byte of a text."
@@ -104,8 +104,10 @@ def bits_per_byte(
     max_bytes:int=None, # stop after so many bytes of the stream; None = all
     chunk:int=2048,     # bytes read at once; changes nothing but time and memory
     latent:bool=True,   # False switches the latent blocks off
+    routing:str='causal', # the only rule that can carry context; the other is in `windowed`
 )->Score:               # nan if the model's predictions are: nothing is left out
     "Causal bits per byte: what the model pays for the text when it has read everything before. Marks are seen and not scored."
+    if routing != 'causal': raise ValueError(f"routing={routing!r} cannot carry context over a text: use 'causal' here, or `windowed` to compare rules")
     corpus = as_corpus(data, model.config.marks); S = _stream_bytes(corpus, max_bytes)
     total, n, deep = 0., 0, 0                                      # a Python float is float64
     with reading(model):
@@ -150,7 +152,7 @@ def leak(
     "Causal minus training-rule bits per byte on the same windows: what looking ahead flatters."
     return windowed(model, data, context_len, 'causal', max_bytes).bpb - windowed(model, data, context_len, 'train', max_bytes).bpb
 
-# %% ../nbs/08_evaluate.ipynb #9d6b10fa
+# %% ../nbs/08_evaluate.ipynb #ea0c839f
 @dataclass
 class Report:
     "What a router did on a text."
@@ -190,9 +192,10 @@ def router_report(
     model:Pico,
     data,                 # a `Corpus`, bytes or str
     max_bytes:int=20_000, # read so many bytes of the stream
+    chunk:int=2048,       # bytes read at once; changes nothing but time and memory
 )->Report:
     "Budget against use, agreement with word starts, rates per byte class, entropy, latent blocks on and off, leak."
-    s = surprise(model, data, max_bytes); off = surprise(model, data, max_bytes, latent=False)
+    s = surprise(model, data, max_bytes, chunk); off = surprise(model, data, max_bytes, chunk, latent=False)
     word = ~spacelike(torch.from_numpy(s.values.astype(np.int64))).numpy() | (s.values >= 192)        # letters, digits, parts of characters
     word &= s.text
     starts = np.append(~word[:-1] & word[1:], False)                                                  # the next byte begins a word

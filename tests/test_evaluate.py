@@ -151,6 +151,7 @@ def test_report_recounted():
     starts = [not a and b for a, b in zip(word, word[1:])] + [False]
     assert sum(starts) == 8                                          # Mia has 3 cafés no 4 Zoë €
     r = router_report(m, corpus)
+    assert str(router_report(m, corpus, chunk=3)) == str(r)
     hit = sum(a and b for a, b in zip(routed, starts))
     assert (r.used, r.precision, r.recall) == (np.mean(routed), hit/sum(routed), hit/sum(starts))
     assert r.budget == m.config.latent_capacity_factor and r.leak == 0
@@ -226,5 +227,5 @@ def test_mistakes_are_named(call, word):
     with pytest.raises(InputError, match=word): call(MODELS['topk', 'bytes'])
 
 def test_wrong_call_arguments():
-    for f, word in ((lambda: bits_per_byte(make(), b'abc', chunk=0), 'chunk=0'), (lambda: windowed(make(), b'abc', 0), 'context_len=0'), (lambda: windowed(make(), b'abc', routing='magic'), 'magic')):
+    for f, word in ((lambda: bits_per_byte(make(), b'abc', chunk=0), 'chunk=0'), (lambda: bits_per_byte(make(), b'abc', routing='train'), 'windowed'), (lambda: windowed(make(), b'abc', 0), 'context_len=0'), (lambda: windowed(make(), b'abc', routing='magic'), 'magic')):
         with pytest.raises(ValueError, match=word): f()
