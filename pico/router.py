@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROUTERS', 'pack', 'unpack', 'Route', 'Router', 'router', 'All', 'Nothing', 'spacelike', 'Space', 'Stride', 'Random',
-           'TopK', 'keep_last', 'DepthCache', 'MixtureOfDepths']
+           'TopK', 'RunningQuantile', 'below_ceiling', 'Threshold', 'Predictor', 'keep_last', 'DepthCache',
+           'MixtureOfDepths']
 
 # %% ../nbs/05_router.ipynb #cc6518ae
 from dataclasses import dataclass
@@ -40,13 +41,14 @@ def unpack(
     deep = torch.where(real[...,None], deep, packed).to(x.dtype)
     return x.scatter(1, positions[...,None].expand_as(deep), deep)
 
-# %% ../nbs/05_router.ipynb #f661d6f6
+# %% ../nbs/05_router.ipynb #0e8c48b9
 @dataclass
 class Route:
     "What a router decided."
     chosen:Tensor       # (B, T) bool
     weight:Tensor=None  # (B, T) between 0 and 1; None for rules, which weigh every chosen byte 1
-    logits:Tensor=None  # (B, T) scores before the sigmoid; None for rules
+    logits:Tensor=None  # (B, T) scores before the weight is made of them; None for rules
+    guess:Tensor=None   # (B, T) a prediction of the choice, where a router makes one
 
 class Router(nn.Module):
     "Decides which bytes go through the deep blocks. Subclasses define `forward`; a new router is one small class."
@@ -72,6 +74,10 @@ class Router(nn.Module):
 
     def step(self):
         "Called once after every optimizer step: a router that keeps a running state updates it here."
+
+    def counted(self)->list:
+        "Tensors that training adds to and `step` uses up; several processes add theirs together first."
+        return [m.seen for m in self.modules() if isinstance(m, RunningQuantile)]
 
 ROUTERS = {}
 def router(
@@ -149,6 +155,84 @@ class TopK(Router):
     def auxiliary(self, route:Route)->Tensor:
         "Binary cross-entropy between the router weight and the choice made in training."
         return F.binary_cross_entropy_with_logits(route.logits, route.chosen.to(route.logits.dtype))
+
+# %% ../nbs/05_router.ipynb #6a522090
+class RunningQuantile(nn.Module):
+    "A running estimate of the value that a fraction `above` of all scores exceeds."
+    def __init__(self,
+        above:float,  # 0 to 1
+        rate:float=.5,# how far each step moves towards the newest scores
+    ):
+        super().__init__()
+        self.above, self.rate = above, rate
+        self.register_buffer('value', torch.zeros((), dtype=torch.float64))
+        self.register_buffer('seen', torch.zeros(2048, dtype=torch.float64), persistent=False)     # counts, 64 bins per unit of asinh(score)
+
+    def count(self, scores:Tensor): # any shape
+        "Add scores to the histogram."
+        bins = ((torch.asinh(scores.detach().double()) + 16) * 64).long().clamp(0, 2047)
+        self.seen += torch.bincount(bins.flatten(), minlength=2048)
+
+    def step(self):
+        "Move towards the quantile of what was counted, and forget the counts."
+        below = self.seen.cumsum(0)                               # scores up to the end of each bin
+        wanted = (1 - self.above) * below[-1]
+        b = int((below < wanted).sum())                           # the bin in which that many are reached
+        if below[-1] == 0: return
+        inside = (wanted - below[b] + self.seen[b]) / self.seen[b].clamp(min=1)
+        self.value += self.rate * (torch.sinh((b + inside) / 64 - 16) - self.value)
+        self.seen.zero_()
+
+# %% ../nbs/05_router.ipynb #e9a74f72
+def below_ceiling(
+    chosen:Tensor,  # (B, T) bool
+    ceiling:int,    # the most that may go deep in a row
+)->Tensor:          # (B, T) bool
+    "Drop the latest chosen bytes of rows that chose too many."
+    return chosen & (chosen.cumsum(1) <= ceiling)
+
+@router('threshold')
+class Threshold(Router):
+    "Deep when the score passes its running (1 - capacity) quantile, in training as in writing (arXiv 2603.11535); weight tanh(score - threshold)."
+    def __init__(self, dim:int, capacity:float):
+        super().__init__(dim, capacity)
+        self.weight = nn.Parameter(torch.randn(1, dim))
+        self.quantile = RunningQuantile(capacity)
+
+    def forward(self, x, values, before, position, train=False):
+        logits = F.linear(x, self.weight / self.weight.shape[1]**.5)[...,0]
+        if logits.dtype != torch.float64: logits = logits.float()
+        over = logits - self.quantile.value.to(logits.dtype)
+        chosen = over > 0
+        if train and self.training:                               # frozen, and nothing dropped, outside training
+            self.quantile.count(logits)
+            chosen = below_ceiling(chosen, 1 + int(2 * self.capacity * logits.shape[1]))
+        return Route(chosen, torch.tanh(over), logits)
+
+    def step(self): self.quantile.step()
+
+# %% ../nbs/05_router.ipynb #323e2637
+@router('predictor')
+class Predictor(TopK):
+    "Top-k in training; a small network, trained beside the model, predicts the choice for causal use (arXiv 2404.02258, sec. 3.5)."
+    def __init__(self, dim:int, capacity:float):
+        super().__init__(dim, capacity)
+        self.predict = nn.Sequential(nn.Linear(dim, dim//2), nn.SiLU(), nn.Linear(dim//2, 1))
+        self.quantile = RunningQuantile(capacity)
+
+    def forward(self, x, values, before, position, train=False):
+        route = super().forward(x, values, before, position, train)
+        route.guess = self.predict(F.rms_norm(x.detach(), x.shape[-1:]))[...,0]
+        if route.guess.dtype != torch.float64: route.guess = route.guess.float()
+        if train and self.training: self.quantile.count(route.guess)
+        if not train: route.chosen = route.guess > self.quantile.value.to(route.guess.dtype)
+        return route
+
+    def auxiliary(self, route:Route)->Tensor:
+        "Binary cross-entropy of the prediction; it does not reach the model."
+        return F.binary_cross_entropy_with_logits(route.guess, route.chosen.to(route.guess.dtype))
+
+    def step(self): self.quantile.step()
 
 # %% ../nbs/05_router.ipynb #c0fcc326
 def keep_last(

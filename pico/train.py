@@ -7,7 +7,7 @@ __all__ = ['SCHEDULES', 'OPTIMIZERS', 'MAY_CHANGE', 'rate', 'TrainConfig', 'back
            'open_run', 'cut_metrics', 'read_metrics', 'Progress', 'Run', 'Stop', 'pick_device', 'budget', 'train',
            'loop', 'open_tracker', 'plot_run']
 
-# %% ../nbs/11_train.ipynb #e78d4df5
+# %% ../nbs/11_train.ipynb #5b7ed5f5
 import dataclasses, json, math, os, signal, sys, threading, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from .data import InputError, Corpus, batch, load_corpus
 from .model import Pico, PicoConfig, read_config
 from .evaluate import bits_per_byte
+from .router import ROUTERS
 from .checkpoint import save, load, newest, write_whole, read_json, only_writer, all_steps
 
 # %% ../nbs/11_train.ipynb #c2535891
@@ -81,7 +82,7 @@ class TrainConfig:
             if k not in names: raise InputError(f"{k!r} is no setting of training: use {', '.join(names)}")
         return cls(**d)
 
-# %% ../nbs/11_train.ipynb #c92a5552
+# %% ../nbs/11_train.ipynb #1c73e5af
 def backward(
     model:Pico,
     batches:list,   # (x, y) of each micro-step, this process's rows
@@ -100,6 +101,7 @@ def backward(
         grads = [p.grad for p in model.parameters() if p.grad is not None]
         flat = torch.cat([g.reshape(-1) for g in grads]); dist.all_reduce(flat); dist.all_reduce(sums)
         for g, part in zip(grads, flat.split([g.numel() for g in grads])): g.copy_(part.view_as(g))
+        for counts in model.latent.router.counted(): dist.all_reduce(counts)
     total, aux, routed, *per_head = sums.tolist()
     return dict(total=total, auxiliary=aux, routed=routed, per_head=per_head)
 
@@ -113,16 +115,18 @@ def make_optimizer(
     groups = [dict(params=[p for p in params if p.dim() >= 2], weight_decay=settings.weight_decay), dict(params=[p for p in params if p.dim() < 2], weight_decay=0.)]
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(.9, .95), fused=True)
 
-# %% ../nbs/11_train.ipynb #7c6b7070
+# %% ../nbs/11_train.ipynb #0f9bee60
 def flops_per_byte(
     config:PicoConfig,
-)->float: # forward and backward
+    routed:float=None, # fraction of the bytes that went deep; None = the capacity factor
+)->float:              # forward and backward
     "Floating-point operations of training on one byte, counted from the shapes."
     c, K = config, config.dim // config.att_q_heads
     block = c.dim * (c.att_q_heads + 2*c.att_kv_heads) * K + c.att_q_heads * K * c.dim + 3 * c.dim**2
     look = lambda window: 2 * c.att_q_heads * K * (window + 1)
-    deep = {'all': 1., 'none': 0.}.get(c.router, c.latent_capacity_factor)
-    forward = 2*c.fb_num_blocks * (block + look(c.fb_att_window_size)) + deep * c.latent_num_blocks * (block + look(c.latent_att_window_size)) + c.dim * 256 * c.next_tokens
+    deep = {'all': 1., 'none': 0.}.get(c.router, c.latent_capacity_factor) if routed is None else routed
+    score = sum(p.numel() for p in ROUTERS[c.router](c.dim, c.latent_capacity_factor).parameters())     # every number is used once for each byte
+    forward = 2*c.fb_num_blocks * (block + look(c.fb_att_window_size)) + deep * c.latent_num_blocks * (block + look(c.latent_att_window_size)) + score + c.dim * 256 * c.next_tokens
     return 3 * 2 * forward
 
 # %% ../nbs/11_train.ipynb #ac84aac4
