@@ -26,7 +26,7 @@ class SwiGLU(nn.Module):
         value, gate = self.fc1(x).chunk(2, -1)                    # (B, T, D) each
         return self.fc2(F.silu(gate) * value)
 
-# %% ../nbs/04_block.ipynb #e358b480
+# %% ../nbs/04_block.ipynb #2f79c143
 class Block(nn.Module):
     "Attention, then a gated network, each added to the residual stream (pre-norm)."
     def __init__(self,
@@ -63,5 +63,7 @@ class Stack(nn.Module):
         return x
 
     def new_cache(self, batch_size, max_rollback=0, dtype=None, device=None)->list:
-        "An empty cache for each block."
-        return [b.att.new_cache(batch_size, max_rollback, dtype, device) for b in self.blocks]
+        "An empty cache for each block; all share one ring."
+        caches = []
+        for b in self.blocks: caches.append(b.att.new_cache(batch_size, max_rollback, dtype, device, caches[0].ring if caches else None))
+        return caches
