@@ -1,5 +1,5 @@
 "Attention: random shapes against a dense computation written here, caches cut and rolled back at random, cost."
-import math, time
+import math, os, time
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from pico.alibi import alibi_slopes
@@ -98,3 +98,17 @@ def test_bad_arguments_are_named():
         with pytest.raises(ValueError, match=words): attention(*args)
     with pytest.raises(ValueError, match='kv_heads=3'): Attention(64, 4, 3, 2)
     with pytest.raises(ValueError, match='at most'): KVCache(1, 1, 2, 4, 2).rollback(1)
+
+def resident(): # bytes
+    with open('/proc/self/statm') as f: return int(f.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+
+@pytest.mark.skipif(not os.path.exists('/proc/self/statm'), reason='resident memory is read from /proc')
+@pytest.mark.parametrize('steps', [5_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_memory_stays_flat_however_much_is_read(steps):
+    torch.manual_seed(0); att = Attention(24, 3, 1, 16).eval(); c = att.new_cache(2, max_rollback=4); x = torch.randn(2, 1, 24)
+    with torch.inference_mode():
+        for i in range(steps):
+            att(x, c)
+            if i % 3 == 2: c.rollback(torch.tensor([1, 2]))
+            if i == 1_000: before = resident()
+    assert resident() - before < 2e6 and c.length.tolist() == [steps - steps//3, steps - 2*(steps//3)]
