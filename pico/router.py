@@ -271,7 +271,7 @@ class DepthCache:
         b = back(self.values); self.values = self.values.gather(1, b.clamp(min=0)).masked_fill(b < 0, -1)
         self.length -= n
 
-# %% ../nbs/05_router.ipynb #cf799b2f
+# %% ../nbs/05_router.ipynb #99c11bdd
 class MixtureOfDepths(Stack):
     "A stack of blocks over the bytes a router chose; its changes are added back to the residual stream."
     def __init__(self,
@@ -302,10 +302,13 @@ class MixtureOfDepths(Stack):
         position = (torch.arange(T, device=x.device) + start).expand(B, T)
         route = self.router(x, values, before, position, train=train)
         if lengths is not None: route.chosen = route.chosen & (torch.arange(T, device=x.device) < lengths[:,None])
-        packed, positions, counts = pack(x, route.chosen)
-        if packed.shape[1]:
-            deep = super().forward(packed, None if cache is None else cache.kv, counts)
-            x = unpack(x, packed, deep, positions, counts, route.weight)
+        kv, n = None if cache is None else cache.kv, int(route.chosen.sum())
+        if n == route.chosen.numel():                             # all of them, as always with a single byte that goes deep: nothing to pack
+            deep = super().forward(x, kv)
+            x = (deep if route.weight is None else x + route.weight[...,None] * (deep - x)).to(x.dtype)
+        elif n:
+            packed, positions, counts = pack(x, route.chosen)
+            x = unpack(x, packed, super().forward(packed, kv, counts), positions, counts, route.weight)
         if cache is not None: cache.add(values, route.chosen, lengths)
         return x, route
 
