@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['flush', 'write_whole', 'seal', 'write_json', 'read_json', 'take_apart', 'put_together', 'sha256', 'save', 'remove',
-           'all_steps', 'verify', 'load', 'newest', 'only_writer']
+           'all_steps', 'verify', 'load', 'newest', 'Background', 'copied', 'only_writer']
 
 # %% ../nbs/10_checkpoint.ipynb #b63816e1
 import hashlib, json, os, shutil, threading
@@ -186,13 +186,48 @@ def newest(
         if wrong is None: return c
         report(f'checkpoint {step} is damaged: {wrong}; using the one before it')
 
-# %% ../nbs/10_checkpoint.ipynb #d0549d0f
+# %% ../nbs/10_checkpoint.ipynb #d37b7e1b
+class Background:
+    "One job at a time in a thread of its own; its error is raised at the next `check` or `wait`."
+    def __init__(self): self.thread, self.error = None, None
+    def start(self,
+        job, # called without arguments; everything it uses must be its own
+    ):
+        "Wait for the job before, then begin this one."
+        self.wait()
+        def run():
+            try: job()
+            except BaseException as e: self.error = e
+        self.thread = threading.Thread(target=run); self.thread.start()
+    def check(self):
+        "Raise what went wrong, if anything has."
+        if self.error is not None: e, self.error = self.error, None; raise e
+    def wait(self):
+        "Until the job is done."
+        if self.thread is not None: self.thread.join(); self.thread = None
+        self.check()
+    def __enter__(self): return self
+    def __exit__(self, kind, *_):
+        try: self.wait()
+        except Exception:
+            if kind is None: raise                                # otherwise the first error is the one to show
+
+def copied(
+    tree, # dicts, lists and tuples with tensors in them
+):        # the same with tensors that nobody else changes, in main memory
+    "A copy to be written later."
+    if isinstance(tree, torch.Tensor): return tree.detach().to('cpu', copy=True)
+    if isinstance(tree, dict): return {k: copied(v) for k,v in tree.items()}
+    return type(tree)(copied(v) for v in tree) if isinstance(tree, (list, tuple)) else tree
+
+# %% ../nbs/10_checkpoint.ipynb #4f898ae6
 @contextmanager
 def only_writer(
     out:Path, # a run directory
 ):
     "Hold the run directory for this process; a second one gets an `InputError`."
-    import fcntl
+    try: import fcntl
+    except ImportError: yield; return                             # a system without such locks
     with open(Path(out)/'.lock', 'a') as f:
         try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError: raise InputError(f"{out} is being written by another process: wait for it, stop it, or train into another directory") from None
