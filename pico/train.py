@@ -7,7 +7,7 @@ __all__ = ['SCHEDULES', 'OPTIMIZERS', 'MAY_CHANGE', 'rate', 'TrainConfig', 'back
            'open_run', 'cut_metrics', 'read_metrics', 'Progress', 'Run', 'Stop', 'pick_device', 'budget', 'train',
            'loop', 'open_tracker', 'plot_run']
 
-# %% ../nbs/11_train.ipynb #5b7ed5f5
+# %% ../nbs/11_train.ipynb #5c7b5ecc
 import dataclasses, json, math, os, signal, sys, threading, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from .data import InputError, Corpus, batch, load_corpus
 from .model import Pico, PicoConfig, read_config
 from .evaluate import bits_per_byte
 from .router import ROUTERS
-from .checkpoint import save, load, newest, write_whole, read_json, only_writer, all_steps
+from .checkpoint import Background, all_steps, copied, load, newest, only_writer, read_json, save, write_json, write_whole
 
 # %% ../nbs/11_train.ipynb #c2535891
 def rate(
@@ -129,7 +129,7 @@ def flops_per_byte(
     forward = 2*c.fb_num_blocks * (block + look(c.fb_att_window_size)) + deep * c.latent_num_blocks * (block + look(c.latent_att_window_size)) + score + c.dim * 256 * c.next_tokens
     return 3 * 2 * forward
 
-# %% ../nbs/11_train.ipynb #ac84aac4
+# %% ../nbs/11_train.ipynb #6f5bea00
 MAY_CHANGE = {'epochs', 'max_steps', 'max_minutes', 'validation_interval', 'validation_bytes', 'checkpoint_interval', 'keep', 'device', 'compile', 'tracker'}
 
 def open_run(
@@ -140,11 +140,11 @@ def open_run(
 )->bool:                   # True if there is a run to go on with
     "Check or create a run directory."
     if out.exists() and not out.is_dir(): raise InputError(f"{out} is a file: give a directory for the run")
-    asked = dict(settings=dataclasses.asdict(settings), data=data)
+    asked = dict(settings=dataclasses.asdict(settings), data=data, config=config.to_dict())
     if (out/'train.json').exists():
-        old, old_config = read_json(out/'train.json'), read_config(out/'config.json')
-        if not isinstance(old.get('settings'), dict) or not isinstance(old.get('data'), dict): raise InputError(f"{out/'train.json'} does not describe a run: restore it, or train into another directory")
-        before = {**old_config.to_dict(), **old['settings'], **{f'data {k}': v for k,v in old['data'].items()}}
+        old = read_json(out/'train.json', sealed=True); read_config(out/'config.json')
+        if not all(isinstance(old.get(k), dict) for k in asked): raise InputError(f"{out/'train.json'} does not describe a run: restore it, or train into another directory")
+        before = {**old['config'], **old['settings'], **{f'data {k}': v for k,v in old['data'].items()}}
         now    = {**config.to_dict(), **asked['settings'], **{f'data {k}': v for k,v in data.items()}}
         for k,v in now.items():
             if k not in MAY_CHANGE and before.get(k, v) != v: raise InputError(f"{k}={v} contradicts the run in {out}, which has {before[k]}: train into another directory, or leave it out to go on")
@@ -153,7 +153,7 @@ def open_run(
     resume = not asked.pop('new', False)
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out/'config.json', lambda p: p.write_text(json.dumps(config.to_dict(), indent=2) + '\n'))
-    write_whole(out/'train.json', lambda p: p.write_text(json.dumps(asked, indent=2) + '\n'))
+    write_json(out/'train.json', asked)
     return resume
 
 # %% ../nbs/11_train.ipynb #75d96c6a
@@ -205,7 +205,7 @@ class Progress:
     def close(self):
         if self.bar is not None: self.bar.close()
 
-# %% ../nbs/11_train.ipynb #0db1be1f
+# %% ../nbs/11_train.ipynb #bdc60b77
 @dataclass
 class Run:
     "A training run in progress: what a checkpoint holds and how to make one."
@@ -216,13 +216,17 @@ class Run:
     step:int = 0            # optimizer steps taken
     elapsed:float = 0.      # seconds spent in earlier sessions
     best:tuple = (math.inf, None) # bits per byte and step of the best validation
+    background:Background = dataclasses.field(default_factory=Background) # writes checkpoints
 
     def save(self, elapsed:float):
-        "A checkpoint, and the model beside it."
-        weights = self.model.state_dict()
-        state = dict(step=self.step, elapsed=elapsed, best=list(self.best), optimizer=self.optimizer.state_dict())
-        new = save(self.out/'checkpoints', self.step, weights, state, keep=self.settings.keep, best=self.best[1])
-        write_whole(self.out/'model.safetensors', lambda p: p.write_bytes((new/'model.safetensors').read_bytes()))
+        "Begin a checkpoint, and the model beside it: copied now, written while training goes on."
+        self.background.wait()                                    # for the one before
+        weights, step, best = copied(self.model.state_dict()), self.step, self.best
+        state = copied(dict(step=step, elapsed=elapsed, best=list(best), optimizer=self.optimizer.state_dict()))
+        def job():
+            new = save(self.out/'checkpoints', step, weights, state, keep=self.settings.keep, best=best[1])
+            write_whole(self.out/'model.safetensors', lambda p: p.write_bytes((new/'model.safetensors').read_bytes()))
+        self.background.start(job)
 
     def resume(self, say):
         "Go on from the newest good checkpoint, if there is one."
@@ -296,7 +300,7 @@ def train(
         loop(run, corpus, validation, device, rank, world, stop, show)
     return model.eval()
 
-# %% ../nbs/11_train.ipynb #b3117417
+# %% ../nbs/11_train.ipynb #9de55943
 def loop(run, corpus, validation, device, rank, world, stop, show):
     "Optimizer steps until the budget is spent or a signal arrives."
     s, model, c = run.settings, run.model, run.model.config
@@ -315,7 +319,7 @@ def loop(run, corpus, validation, device, rank, world, stop, show):
     start = time.perf_counter()
     clock = lambda: run.elapsed + time.perf_counter() - start
     saved, last, m = run.step, clock(), None
-    with open(run.out/'metrics.jsonl' if rank == 0 else os.devnull, 'a') as log:
+    with run.background, open(run.out/'metrics.jsonl' if rank == 0 else os.devnull, 'a') as log:
         while True:
             spent = replay.get(run.step + 1, budget(s, run.step, clock(), steps))
             if world > 1:                                          # all processes must agree on the schedule and on when to stop
@@ -346,6 +350,7 @@ def loop(run, corpus, validation, device, rank, world, stop, show):
                 log.write(json.dumps(m) + '\n'); log.flush()
                 if tracker: tracker(m)
                 show.update(m, done, now * (1/max(done, 1e-9) - 1))
+                run.background.check()                             # a full disk stops the run here
                 if at_end or run.step % s.checkpoint_interval == 0: run.save(clock()); saved = run.step
         if rank == 0 and saved != run.step: run.save(clock())
     show.close()
