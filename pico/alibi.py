@@ -23,10 +23,12 @@ def alibi_bias(
     q_pos:Tensor,    # (T,) or (B, T) position of each query, in bytes
     k_pos:Tensor,    # (S,) or (B, S) position of each key; -1 = an empty place
     window:int=None, # look at most so many bytes back; None = no limit
+    dtype=None,      # of the result, computed in float32 or finer; None = that of the slopes
 )->Tensor:           # (H, T, S) or (B, H, T, S), added to scores before the softmax; -inf where looking is not allowed
     "Causal, windowed linear distance penalty (Press et al. 2022, arXiv 2108.12409, sec. 3)."
     back = q_pos[...,:,None] - k_pos[...,None,:]                  # ([B,] T, S) bytes back from query to key
     hide = (back < 0) | (k_pos < 0)[...,None,:]
     if window is not None: hide = hide | (back > window)
-    bias = -slopes[:,None,None] * back[...,None,:,:]              # ([B,] H, T, S)
-    return bias.masked_fill(hide[...,None,:,:], -torch.inf)
+    fine = torch.promote_types(dtype or slopes.dtype, torch.float32)
+    bias = -slopes.to(fine)[:,None,None] * back[...,None,:,:]     # ([B,] H, T, S)
+    return bias.masked_fill(hide[...,None,:,:], -torch.inf).to(dtype or slopes.dtype)

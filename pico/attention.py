@@ -37,7 +37,7 @@ def attention_dense(
     "All scores at once, masked: T·S time and memory; for any positions."
     B, H, T, K = q.shape; G, S = k.shape[1:3]
     scores = (grouped(q, G) @ k.transpose(-1, -2)).view(B, H, T, S) / math.sqrt(K)
-    bias = alibi_bias(slopes, q_pos, k_pos, window).to(scores.dtype).clamp(min=torch.finfo(scores.dtype).min / 2)
+    bias = alibi_bias(slopes, q_pos, k_pos, window, scores.dtype).clamp(min=torch.finfo(scores.dtype).min / 2)
     share = (scores + bias).softmax(-1)                           # (B, H, T, S)
     return (share.to(v.dtype).view(B, G, H//G * T, S) @ v).view(B, H, T, K)
 
@@ -62,9 +62,9 @@ def attention_banded(
         return x.unfold(2, W + block, block).transpose(-1, -2)
     q = F.pad(q, (0, 0, 0, n*block - T)).view(B, G, R, n, block, K).transpose(2, 3).reshape(B, G, n, R*block, K)
     scores = (q / math.sqrt(K)) @ cut(k).transpose(-1, -2)        # (B, G, n, R·block, W + block)
-    tile = alibi_bias(slopes, W + torch.arange(block, device=q.device), torch.arange(W + block, device=q.device), W)
+    tile = alibi_bias(slopes, W + torch.arange(block, device=q.device), torch.arange(W + block, device=q.device), W, scores.dtype)
     low = torch.finfo(scores.dtype).min / 2                       # hides, and leaves a softmax over nothing finite
-    scores = scores + tile.to(scores.dtype).clamp(min=low).view(G, 1, R*block, W + block)
+    scores = scores + tile.clamp(min=low).view(G, 1, R*block, W + block)
     if before > 0 or k_start is not None:                         # hide what lies before the first key
         m = min(n, -(-max(before, S - T) // block)) if k_start is None else n
         j = (torch.arange(m, device=q.device)[:,None]*block + torch.arange(W + block, device=q.device)) - before   # (m, W + block) index of each key
@@ -87,7 +87,7 @@ def attention_fused(
     W = S-1 if window is None else min(window, S-1)
     block = min(T, block or (32 if W <= 32 else 64))
     i, P = torch.arange(S, device=q.device), S - T
-    bias = lambda q_pos, k_pos: alibi_bias(slopes, q_pos, k_pos, W).to(q.dtype).view(1, G, R*len(q_pos), len(k_pos))
+    bias = lambda q_pos, k_pos: alibi_bias(slopes, q_pos, k_pos, W, q.dtype).view(1, G, R*len(q_pos), len(k_pos))
     near = min(T, max(0, W - P))                                  # queries that would look back beyond the first key
     n = -(-(T - near) // block)                                   # blocks of the others
     out = []
@@ -224,8 +224,9 @@ class Ring:
         if T <= 1 + self.max_rollback:                            # few bytes: nothing they still see is overwritten by them
             back = (at[:,:,None] - self.slot) % self.slots        # (B, T, R)
             hidden = back > at.clamp(max=self.window)[:,:,None]
+            fine = torch.promote_types(dtype, torch.float32)
             # a large finite number hides as well as -inf does, and a padded byte that sees nothing stays finite
-            self.bias = (-slopes.to(dtype)[:,None,None] * back[:,None]).masked_fill(hidden[:,None], torch.finfo(dtype).min / 2)    # (B, H, T, R)
+            self.bias = (-slopes.to(fine)[:,None,None] * back[:,None]).to(dtype).masked_fill(hidden[:,None], torch.finfo(dtype).min / 2)    # (B, H, T, R)
         else:                                                     # many bytes: the last W held, in order, will be joined with the new ones
             held = self.length.clamp(max=self.window); most = int(held.max())
             self.old = (self.length[:,None] - most + torch.arange(most, device=self.length.device)) % self.slots
