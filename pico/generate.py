@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['byte_probabilities', 'pick', 'accept', 'verify', 'Step', 'Writing', 'characters', 'Generated', 'Reader',
-           'read_prompts', 'rounds', 'stream', 'generate']
+           'read_prompts', 'guess', 'rounds', 'stream', 'generate']
 
 # %% ../nbs/12_generate.ipynb #39956a38
 import html, math
@@ -60,13 +60,13 @@ def accept(
 # %% ../nbs/12_generate.ipynb #d4a460c5
 def verify(
     p:np.ndarray,  # (d+1, V) what the model says after the last byte and after each draft
-    q:np.ndarray,  # (d, V) what the drafts were drawn from
+    q:list,        # d times (V,): what the drafts were drawn from
     drafts,        # d bytes
     u:np.ndarray,  # (d+1,) uniform in [0, 1)
 )->tuple:          # drafts accepted, 0 to d, and the byte that follows them
     "One round: how many drafts stand, and the byte after them. Uses one random number for each draft and one for that byte."
     for i,x in enumerate(drafts):
-        if u[i] * q[i,x] >= p[i,x]: return i, int(pick(accept(p[i], q[i], x)[1], u[-1]))     # refused, with probability 1 - p/q
+        if u[i] * q[i][x] >= p[i,x]: return i, int(pick(accept(p[i], q[i], x)[1], u[-1]))     # refused, with probability 1 - p/q
     return len(drafts), int(pick(p[-1], u[-1]))
 
 # %% ../nbs/12_generate.ipynb #fb030173
@@ -218,29 +218,54 @@ def read_prompts(read, prompts:list)->tuple: # a reader and bytes for each row; 
             if v: last[b] = h[at[b]], z[at[b]]
     return tuple(np.stack(v) for v in zip(*last))
 
+# %% ../nbs/12_generate.ipynb #3eeace06
+def guess(
+    ahead,        # heads 2 to N: has `begin(states)` and `next(bytes before)`
+    h:np.ndarray, # (B, …) states after the last byte that was read
+    last:list,    # (B,) the byte after that
+    u:np.ndarray, # (B, d) uniform in [0, 1)
+    temperature:float, top_p:float,
+    draft:str,    # 'drawn' | 'likely'
+    least:float,  # go on while all guesses of a row probably stand with at least this probability
+)->tuple:         # for each row its drafts, at most d bytes, and what each was drawn from
+    "Guess what follows."
+    x, q, sure = [[] for _ in last], [[] for _ in last], np.ones(len(last))
+    ahead.begin(h)
+    for k in range(u.shape[1]):
+        z = ahead.next(last)
+        p = byte_probabilities(z, temperature, top_p)
+        sure *= (p if temperature else byte_probabilities(z)).max(-1)
+        going = np.flatnonzero(sure >= least)                      # decided before anything is drawn
+        if not len(going): break
+        if draft == 'likely': p = byte_probabilities(p, 0)
+        last = pick(p, u[:,k])
+        for b in going.tolist(): x[b].append(int(last[b])); q[b].append(p[b])
+    return x, q
+
 # %% ../nbs/12_generate.ipynb #87c7fdef
 def rounds(
     model,
     prompts:list,      # of bytes, none empty; marks included
     rows:list,         # a `Writing` for each
     temperature:float, top_p:float,
-    drafts:int=0,      # d, how many bytes to guess each round, at most the model's byte heads - 1
-    latent:bool=True, draft:str='drawn',
+    drafts:int=0,      # d, how many bytes to guess each round at most: the model's byte heads - 1, or fewer
+    latent:bool=True, draft:str='drawn', least:float=.3,           # see `guess`
+    after:dict={},     # byte -> the byte that must follow it
 ):
     "Write until every row has ended; yields a `Step` for each byte that is certain."
     B, d = len(rows), drafts
-    law = lambda z: byte_probabilities(z, temperature, top_p)
-    guess = law if draft == 'drawn' else lambda z: byte_probabilities(z, 0)
     read = Decoder(model, B, d, latent) if quick(model) else Reader(model, B, d, latent, d+1)
     ahead = model.unembedding.drafter() if hasattr(model, 'unembedding') else Slices()
     h, z = read_prompts(read, prompts)
     for r in rows: r.forwards += 1                                 # the prompt counts as one pass
-    x, q, routed, weight = [[None] for _ in rows], np.zeros((B, 0, 256)), None, None     # nothing was guessed before the first byte
+    x, q, routed, weight = [[p[-1]] for p in prompts], [[]]*B, None, None     # nothing was guessed before the first byte
     while True:
-        p, i, u, kept, at = law(z), 0, [None]*B, [0]*B, {}
+        p, i, u, kept, at = byte_probabilities(z, temperature, top_p), 0, [None]*B, [0]*B, {}
         for b,r in enumerate(rows):
             T = len(x[b])
             if not T: continue
+            for t,v in enumerate(x[b] if after else []):
+                if v in after: p[i+t] = np.arange(256) == after[v]
             u[b] = r.rng.random(T+d)                               # T to verify, d to guess again
             n, new = verify(p[i:i+T], q[b], x[b][1:], u[b][:T])
             if routed is not None: r.read += zip(routed[i:i+n+1], [None]*(n+1) if weight is None else weight[i:i+n+1].astype(np.float32).tolist())
@@ -252,18 +277,15 @@ def rounds(
         if not live: return
         read.forget(kept)
         if d:
-            ahead.begin(h[[at[b] for b in live]])
-            q = {b: np.zeros((d, 256)) for b in live}
-            for k in range(d):
-                guesses = guess(ahead.next([x[b][-1] for b in live]))
-                for b, g in zip(live, guesses): q[b][k] = g; x[b].append(int(pick(g, u[b][len(u[b])-d+k])))
-        else: q = {b: np.zeros((0, 256)) for b in live}
+            guesses, drawn_from = guess(ahead, h[list(map(at.get, live))], [x[b][0] for b in live], np.stack([u[b][-d:] for b in live]), temperature, top_p, draft, least)
+            q = [[]]*B
+            for b, more, law in zip(live, guesses, drawn_from): x[b] += more; q[b] = law
         h, z, routed, weight = read.read(x)
         for b in live: rows[b].forwards += 1
 
 # %% ../nbs/12_generate.ipynb #52cccb4f
-def _setup(model, prompt, max_bytes, temperature, top_p, speculative, seed, stop, draft):
-    "Checked arguments: prompts as bytes, rows, and the number of drafts."
+def _setup(model, prompt, max_bytes, temperature, top_p, speculative, seed, stop, draft, ignore_end):
+    "Checked arguments: prompts as bytes, rows, the number of drafts, and what must follow what."
     number = lambda v: isinstance(v, (int, float, np.number)) and not isinstance(v, bool)
     if not number(temperature) or not 0 <= temperature < math.inf: raise InputError(f"temperature={temperature!r} should be a number of at least 0: 0 always takes the best byte, 1 follows the model")
     if top_p is not None and (not number(top_p) or not 0 < top_p <= 1): raise InputError(f"top_p={top_p!r} should be above 0 and at most 1: leave it out to keep every byte")
@@ -280,18 +302,19 @@ def _setup(model, prompt, max_bytes, temperature, top_p, speculative, seed, stop
     opening, closing = MARKS[model.config.marks]
     texts = [to_bytes(p) for p in texts]
     if not opening and not all(texts): raise InputError("this model knows no opening mark (marks='none'), so an empty prompt gives it nothing to read: give at least one byte")
-    rows = [Writing(s, max_bytes, [closing, *map(to_bytes, stops)]) for s in seeds]
-    return texts, [opening + p for p in texts], rows, model.config.next_tokens - 1 if speculative else 0
+    rows = [Writing(s, max_bytes, [*([] if ignore_end else [closing]), *map(to_bytes, stops)]) for s in seeds]
+    after = {closing[0]: opening[0]} if ignore_end and len(opening) == len(closing) == 1 else {}      # a new document begins
+    return texts, [opening + p for p in texts], rows, model.config.next_tokens - 1 if speculative else 0, after
 
 def stream(
     model,                # a `Pico`
     prompt,               # str or bytes, or a list of them (`step.row` tells them apart)
-    max_bytes:int=400, temperature:float=.8, top_p:float=None, speculative:bool=True, seed=0, stop=None, latent:bool=True, draft:str='drawn',
+    max_bytes:int=400, temperature:float=.8, top_p:float=None, speculative:bool=True, seed=0, stop=None, latent:bool=True, draft:str='drawn', ignore_end:bool=False,
 ):
     "The same as `generate`, byte by byte: an iterator of `Step`. Arguments are checked at the call."
-    _, prompts, rows, d = _setup(model, prompt, max_bytes, temperature, top_p, speculative, seed, stop, draft)
+    _, prompts, rows, d, after = _setup(model, prompt, max_bytes, temperature, top_p, speculative, seed, stop, draft, ignore_end)
     if not rows or max_bytes == 0: return iter(())
-    return rounds(model, prompts, rows, temperature, top_p, d, latent, draft)
+    return rounds(model, prompts, rows, temperature, top_p, d, latent, draft, after=after)
 
 # %% ../nbs/12_generate.ipynb #0160bd6e
 def generate(
@@ -304,14 +327,15 @@ def generate(
     seed=0,                # starts the generator of every row; a list gives one to each; None = another text every time
     stop=None,             # a str or bytes, or a list of them: the text ends before it
     latent:bool=True,      # False switches the latent blocks off
-    draft:str='drawn',    # drafts are 'drawn' from their heads, or the 'likely' byte of each
+    draft:str='drawn',     # drafts are 'drawn' from their heads, or the 'likely' byte of each
+    ignore_end:bool=False, # go on past the model's closing mark, with a new document
 )->'Generated':            # or a list of them
     "Write on from a prompt. Ends at `max_bytes`, at the model's closing mark, before `stop`; an interrupt keeps what was written."
-    texts, prompts, rows, d = _setup(model, prompt, max_bytes, temperature, top_p, speculative, seed, stop, draft)
+    texts, prompts, rows, d, after = _setup(model, prompt, max_bytes, temperature, top_p, speculative, seed, stop, draft, ignore_end)
     steps = [[] for _ in rows]
     try:
         if rows and max_bytes:
-            for s in rounds(model, prompts, rows, temperature, top_p, d, latent, draft): steps[s.row].append(s)
+            for s in rounds(model, prompts, rows, temperature, top_p, d, latent, draft, after=after): steps[s.row].append(s)
     except KeyboardInterrupt: pass
     out = [Generated(p, bytes(s.byte for s in ss), [s.routed for s in ss], [s.router_weight for s in ss], r.forwards, r.accepted) for p,ss,r in zip(texts, steps, rows)]
     return out if isinstance(prompt, (list, tuple)) else out[0]

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from .data import InputError, MARKS
 from .block import Stack
 from .router import MixtureOfDepths, ROUTERS
-from .heads import ByteHeads
+from .heads import HEADS
 
 # %% ../nbs/07_model.ipynb #aff78ea5
 PRESETS = {
@@ -43,6 +43,8 @@ class PicoConfig:
     latent_att_window_size:int     # chosen bytes a latent block looks back
     router:str = 'topk'            # a name in `pico.router.ROUTERS`
     marks:str = 'bytes'            # how documents are marked, a name in `pico.data.MARKS`
+    heads:str = 'linear'           # how byte heads 2 to N are built, a name in `pico.heads.HEADS`
+    heads_every:int = 1            # they learn from every so many-th byte
 
     def __post_init__(self):
         low = dict(fb_num_blocks=0, latent_num_blocks=0, fb_att_window_size=0, latent_att_window_size=0)
@@ -54,6 +56,7 @@ class PicoConfig:
         if self.att_q_heads % self.att_kv_heads: raise InputError(f"att_q_heads={self.att_q_heads} is no multiple of att_kv_heads={self.att_kv_heads}: each key/value head serves equally many query heads")
         if self.dim < self.att_q_heads: raise InputError(f"dim={self.dim} leaves no width for att_q_heads={self.att_q_heads}: a head is dim // att_q_heads wide")
         if self.router not in ROUTERS: raise InputError(f"router={self.router!r} is unknown: use one of {', '.join(ROUTERS)}")
+        if self.heads not in HEADS: raise InputError(f"heads={self.heads!r} is unknown: use one of {', '.join(HEADS)}")
         if self.marks not in MARKS: raise InputError(f"marks={self.marks!r} is unknown: use one of {', '.join(MARKS)}")
 
     @classmethod
@@ -203,7 +206,7 @@ class Pico(nn.Module, Files):
         self.latent      = MixtureOfDepths(c.latent_num_blocks, *heads, c.latent_att_window_size, c.router, c.latent_capacity_factor)
         self.fb_out      = Stack(c.fb_num_blocks, *heads, c.fb_att_window_size)
         self.norm        = nn.RMSNorm(c.dim)
-        self.unembedding = ByteHeads(c.dim, c.next_tokens)
+        self.unembedding = HEADS[c.heads](c.dim, c.next_tokens, c.heads_every)
 
     def states(self,
         x:Tensor,           # (B, T) bytes

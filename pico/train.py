@@ -19,6 +19,7 @@ from .data import InputError, Corpus, batch, load_corpus
 from .model import Pico, PicoConfig, read_config
 from .evaluate import bits_per_byte
 from .router import ROUTERS
+from .heads import HEADS
 from .checkpoint import Background, all_steps, copied, load, newest, only_writer, read_json, save, write_json, write_whole
 
 # %% ../nbs/11_train.ipynb #c2535891
@@ -90,7 +91,7 @@ def backward(
     world_size:int=1, # processes that share the step
 )->dict:            # losses of the whole step: total, per_head, auxiliary, routed
     "Gradients of one whole step, summed over its micro-steps and processes."
-    counts = sum((y >= 0).sum((0, 1)) for _,y in batches)         # (N,)
+    counts = sum(model.unembedding.counts(y) for _,y in batches)  # (N,) targets that the heads learn from
     if world_size > 1: dist.all_reduce(counts)
     parts, sums = len(batches) * world_size, 0
     for x,y in batches:
@@ -126,7 +127,7 @@ def flops_per_byte(
     look = lambda window: 2 * c.att_q_heads * K * (window + 1)
     deep = {'all': 1., 'none': 0.}.get(c.router, c.latent_capacity_factor) if routed is None else routed
     score = sum(p.numel() for p in ROUTERS[c.router](c.dim, c.latent_capacity_factor).parameters())     # every number is used once for each byte
-    forward = 2*c.fb_num_blocks * (block + look(c.fb_att_window_size)) + deep * c.latent_num_blocks * (block + look(c.latent_att_window_size)) + score + c.dim * 256 * c.next_tokens
+    forward = 2*c.fb_num_blocks * (block + look(c.fb_att_window_size)) + deep * c.latent_num_blocks * (block + look(c.latent_att_window_size)) + score + HEADS[c.heads].multiplications(c.dim, c.next_tokens, c.heads_every)
     return 3 * 2 * forward
 
 # %% ../nbs/11_train.ipynb #6f5bea00
