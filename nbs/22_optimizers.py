@@ -1,0 +1,117 @@
+"""The grid of chapter 22: optimizers compared. One cell = one model trained and scored; its result is one small JSON file.
+
+    python nbs/22_optimizers.py --stage rates                  # learning rates of each optimizer, one seed, built-in stories
+    python nbs/22_optimizers.py --stage seeds --data DIR       # the best rates, three seeds, two corpora; DIR holds war_and_peace.txt
+    python nbs/22_optimizers.py --stage seconds                # what a step of each costs, side by side
+    python nbs/22_optimizers.py --stage speed --peers FILE     # chapter 09: SOAP's step beside others; FILE is the soap.py of the paper's authors, optional
+
+Cells that are done are skipped: stop it when you like, start it again to go on.
+"""
+import argparse, hashlib, importlib.util, json, math, os, platform, statistics, subprocess, sys, time
+from datetime import date
+from pathlib import Path
+import torch
+from pico.data import Corpus, batch, load_corpus
+from pico.evaluate import bits_per_byte
+from pico.model import Pico, PicoConfig
+from pico.soap import SOAP
+from pico.stories import story
+from pico.train import backward
+
+RESULTS = Path(__file__).parent/'results'/'optimizers'
+STEPS, EACH, ROWS, LENGTH, WARMUP = 300, 50, 4, 512, 40
+RATES = { # tried on stories of seed 1, which no table of the chapter is scored on; widened until the best was not at an end
+    'adamw': [2e-3, 4e-3, 8e-3, 16e-3],
+    'muon':  [4e-3, 8e-3, 16e-3, 32e-3],
+    'soap':  [2e-3, 4e-3, 8e-3, 16e-3],
+}
+VARIANTS = {'soap': {}, 'soap-cut128': dict(block=128), 'soap-whole': dict(block=None), 'soap-one-sided': dict(block=None, max_precond_dim=96), 'soap-refresh1': dict(refresh=1), 'soap-refresh50': dict(refresh=50)}
+
+class Muon:
+    "torch.optim.Muon for the matrices and AdamW for the rest, at one learning rate. Its orthogonalisation runs in float32: a processor without bfloat16 arithmetic imitates that, many times slower."
+    def __init__(self, params, lr):
+        matrix = lambda p: p.dim() == 2 and min(p.shape) > 1
+        self.parts = [torch.optim.Muon([p for p in params if matrix(p)], lr=lr, weight_decay=.1, adjust_lr_fn='match_rms_adamw'),
+                      torch.optim.AdamW([p for p in params if not matrix(p)], lr=lr, betas=(.9, .95), weight_decay=0., fused=True)]
+        self.param_groups = [g for o in self.parts for g in o.param_groups]
+    def step(self):
+        real, torch.Tensor.bfloat16 = torch.Tensor.bfloat16, lambda t: t
+        try:
+            for o in self.parts: o.step()
+        finally: torch.Tensor.bfloat16 = real
+
+def make(name, params, lr):
+    "An optimizer that decays matrices only."
+    if name == 'muon': return Muon(params, lr)
+    groups = [dict(params=[p for p in params if p.dim() >= 2], weight_decay=.1), dict(params=[p for p in params if p.dim() < 2], weight_decay=0.)]
+    if name == 'adamw': return torch.optim.AdamW(groups, lr=lr, betas=(.9, .95), fused=True)
+    return SOAP(groups, lr=lr, **VARIANTS[name])
+
+def corpora(name, stage, data):
+    "Training and scoring text, and where it comes from."
+    if name == 'stories':
+        seed = 1 if stage == 'rates' else 3
+        return load_corpus('stories', 'train'), Corpus.from_bytes([story(i, seed=seed).text.encode() for i in range(60)]), dict(source=f'the built-in stories; held out: seed {seed}', sha256=None)
+    file = Path(data)/'war_and_peace.txt'
+    return load_corpus(str(file), 'train'), load_corpus(str(file), 'validation'), dict(source='War and Peace, English, public domain', sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+
+def run(stage, corpus, name, lr, seed, data, steps=STEPS):
+    "Train one model: warm-up, then a constant rate; score a running average of its weights, so that every point of the curve is a finished model."
+    train, held_out, source = corpora(corpus, stage, data)
+    config = PicoConfig.preset('nano')
+    torch.manual_seed(seed)
+    model, average = Pico(config).train(), Pico(config).eval()
+    params = list(model.parameters()); optimizer = make(name, params, lr)
+    own, mean = ([t for t in m.state_dict().values()] for m in (model, average))
+    losses, curve, learned, stepped = [], [], [], []
+    for step in range(steps):
+        for group in optimizer.param_groups: group['lr'] = lr * min(1, (step + 1) / WARMUP)
+        start = time.process_time()
+        out = backward(model, [batch(train, step, ROWS, LENGTH, config.next_tokens, seed)])
+        torch.nn.utils.clip_grad_norm_(params, 1.)
+        middle = time.process_time()
+        optimizer.step()
+        stepped.append(time.process_time() - middle); learned.append(middle - start)
+        for p in params: p.grad = None
+        model.router_state_step()
+        for m, t in zip(mean, own): m.lerp_(t, 9 / (step + 9))    # the last tenth or so of all steps; at step 0 a copy
+        losses.append(round(out['per_head'][0] / math.log(2), 4))
+        if not math.isfinite(losses[-1]): break
+        if (step + 1) % EACH == 0 and (stage != 'rates' or step + 1 == steps): curve.append(dict(step=step + 1, bpb=bits_per_byte(average, held_out, max_bytes=10_000).bpb))
+    return dict(stage=stage, corpus=corpus, optimizer=name, rate=lr, seed=seed, curve=curve, training=[round(statistics.mean(losses[i:i+10]), 4) for i in range(0, len(losses), 10)],
+                bpb=curve[-1]['bpb'] if curve else math.inf, seconds=dict(gradient=statistics.median(learned), step=statistics.mean(stepped[2:])), data=source)
+
+def best(name):
+    "The rate of the lowest score among those tried."
+    done = [d for f in RESULTS.glob(f'rates-stories-{name}-*.json') if (d := json.loads(f.read_text()))['optimizer'] == name]
+    return min(done, key=lambda d: d['bpb'])['rate']
+
+def about(command):
+    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=RESULTS.parent).stdout.strip()
+    return dict(command=command, commit=commit, date=date.today().isoformat(), device=f'{platform.machine()} processor, 1 thread', torch=torch.__version__)
+
+def save(file, result):
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    file.with_suffix('.tmp').write_text(json.dumps(result, indent=None if 'training' in result else 1) + '\n'); file.with_suffix('.tmp').rename(file)
+
+def cells(a):
+    "Every (corpus, optimizer, rate, seed) of a stage."
+    if a.stage == 'rates': return [('stories', o, r, 100) for o in (a.only or RATES) for r in RATES[o]]
+    if a.stage == 'variants': return [('stories', o, best('soap'), 100) for o in VARIANTS if o != 'soap']
+    return [(c, o, best(o), s) for s in range(a.seeds) for c in ('stories', 'english') for o in (a.only or RATES)]
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--stage', choices=['rates', 'variants', 'seeds'], required=True); p.add_argument('--data', help='folder that holds war_and_peace.txt')
+    p.add_argument('--only', nargs='*', choices=RATES, help='only these optimizers'); p.add_argument('--seeds', type=int, default=3)
+    a = p.parse_args()
+    if a.stage == 'seeds' and not a.data: p.error('--stage seeds needs --data DIR, the folder that holds war_and_peace.txt')
+    torch.set_num_threads(1)                                      # seconds are processor time of one thread
+    for corpus, name, lr, seed in cells(a):
+        file = RESULTS/f'{"rates" if a.stage == "variants" else a.stage}-{corpus}-{name}-{lr:g}-{seed}.json'
+        if file.exists(): continue
+        result = run('rates' if a.stage == 'variants' else a.stage, corpus, name, lr, seed, a.data)
+        save(file, result | about(f'python nbs/22_optimizers.py --stage {a.stage}' + (' --data DIR' if a.data else '')))
+        print(f"{file.stem}: {result['bpb']:.4f} bits per byte, {result['seconds']['gradient']*1e3:.0f} + {result['seconds']['step']*1e3:.1f} ms a step", flush=True)
+
+if __name__ == '__main__': main()
