@@ -33,12 +33,14 @@ def rotate_back(
     if left is not None: x = left @ x
     return x if right is None else x @ right.mT
 
-# %% ../nbs/09_soap.ipynb #a689f470
+# %% ../nbs/09_soap.ipynb #49bc7d98
 def eigenbasis(
     cov:Tensor, # (n, d, d) symmetric
 )->Tensor:      # (n, d, d) its eigenvectors as columns, largest eigenvalue first
-    "The exact basis, for the beginning."
-    return torch.linalg.eigh(cov)[1].flip(-1)
+    "The exact basis, for the beginning; where eigenvalues are zero, the completion that a QR chooses."
+    values, Q = torch.linalg.eigh(cov); values, Q = values.flip(-1), Q.flip(-1)
+    known = values > 1000 * torch.finfo(cov.dtype).eps * values[:, :1]
+    return torch.linalg.qr(Q * known[:, None])[0]
 
 # %% ../nbs/09_soap.ipynb #1d518da3
 def refreshed(

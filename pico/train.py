@@ -20,6 +20,7 @@ from .model import Pico, PicoConfig, read_config
 from .evaluate import bits_per_byte
 from .router import ROUTERS
 from .heads import HEADS
+from .soap import SOAP
 from .checkpoint import Background, all_steps, copied, load, newest, only_writer, read_json, save, write_json, write_whole
 
 # %% ../nbs/11_train.ipynb #c2535891
@@ -35,7 +36,7 @@ def rate(
     return down * min(1., (step + 1) / max(1, warmup))
 
 # %% ../nbs/11_train.ipynb #71b33946
-SCHEDULES, OPTIMIZERS = ('cosine', 'wsd', 'constant'), ('adamw',)
+SCHEDULES, OPTIMIZERS = ('cosine', 'wsd', 'constant'), ('adamw', 'soap')
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -44,7 +45,7 @@ class TrainConfig:
     batch_size:int = 32                # rows in one micro-step, over all processes
     learning_rate:float = 1e-3         # the largest
     weight_decay:float = .1            # on matrices only
-    optimizer:str = 'adamw'            # a name in OPTIMIZERS
+    optimizer:str = 'adamw'            # 'adamw' | 'soap'
     schedule:str = 'cosine'            # a name in SCHEDULES
     warmup_steps:int = 150             # optimizer steps
     epochs:float = None                # stop after so many passes over the data
@@ -114,6 +115,8 @@ def make_optimizer(
     "The optimizer that the settings name, decaying matrices only."
     params = list(model.parameters())
     groups = [dict(params=[p for p in params if p.dim() >= 2], weight_decay=settings.weight_decay), dict(params=[p for p in params if p.dim() < 2], weight_decay=0.)]
+    processes, process = (dist.get_world_size(), dist.get_rank()) if dist.is_available() and dist.is_initialized() else (1, 0)
+    if settings.optimizer == 'soap': return SOAP(groups, lr=settings.learning_rate, process=process, processes=processes)
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(.9, .95), fused=True)
 
 # %% ../nbs/11_train.ipynb #0f9bee60
@@ -219,11 +222,13 @@ class Run:
     best:tuple = (math.inf, None) # bits per byte and step of the best validation
     background:Background = dataclasses.field(default_factory=Background) # writes checkpoints
 
-    def save(self, elapsed:float):
+    def save(self, elapsed:float, write:bool=True):
         "Begin a checkpoint, and the model beside it: copied now, written while training goes on."
         self.background.wait()                                    # for the one before
         weights, step, best = copied(self.model.state_dict()), self.step, self.best
-        state = copied(dict(step=step, elapsed=elapsed, best=list(best), optimizer=self.optimizer.state_dict()))
+        whole = getattr(self.optimizer, 'whole_state_dict', self.optimizer.state_dict)()     # SOAP's is spread over the processes: all must come here
+        if not write: return
+        state = copied(dict(step=step, elapsed=elapsed, best=list(best), optimizer=whole))
         def job():
             new = save(self.out/'checkpoints', step, weights, state, keep=self.settings.keep, best=best[1])
             write_whole(self.out/'model.safetensors', lambda p: p.write_bytes((new/'model.safetensors').read_bytes()))
@@ -352,8 +357,8 @@ def loop(run, corpus, validation, device, rank, world, stop, show):
                 if tracker: tracker(m)
                 show.update(m, done, now * (1/max(done, 1e-9) - 1))
                 run.background.check()                             # a full disk stops the run here
-                if at_end or run.step % s.checkpoint_interval == 0: run.save(clock()); saved = run.step
-        if rank == 0 and saved != run.step: run.save(clock())
+            if (at_end and world == 1) or run.step % s.checkpoint_interval == 0: run.save(clock(), rank == 0); saved = run.step
+        if saved != run.step: run.save(clock(), rank == 0)
     show.close()
     if not (run.out/'model.safetensors').exists() and rank == 0: model.save_pretrained(run.out)
     if stop.signal: show.say(f"stopped at step {run.step} and saved; go on with: pico-train {run.out}")
