@@ -1,41 +1,128 @@
-"""Long measurements of chapter 23: writing several bytes at a time. Each result is one small JSON file; what is done is skipped.
+"""Long measurements of chapter 23: writing several bytes at a time. Results are small JSON files in results/writing; what is done is skipped.
 
-    python nbs/23_writing.py models --data DIR        # trains the models that are measured, resumable; weights go to runs/writing
+    python nbs/23_writing.py cost --data DIR      # what further heads cost the model: eight ways to train them, side by side
+    python nbs/23_writing.py models --data DIR    # trains the models that write; resumable; weights go to runs/writing
+    python nbs/23_writing.py write --data DIR     # bytes per pass and per second of those models
 """
-import argparse
+import argparse, hashlib, json, math, platform, statistics, subprocess, time
+from datetime import date
 from pathlib import Path
-import torch
-from pico.data import load_corpus
-from pico.model import PicoConfig
-from pico.train import TrainConfig, train
+import numpy as np, torch
+from pico.data import MARKS, batch, load_corpus
+from pico.evaluate import bits_per_byte
+from pico.generate import generate
+from pico.heads import ByteHeads, head_weights, linear_loss
+from pico.model import Pico, PicoConfig
+from pico.train import TrainConfig, backward, make_optimizer, train
 
-RUNS = Path(__file__).parent.parent/'runs'/'writing'
+HERE = Path(__file__).parent
+RESULTS, RUNS = HERE/'results'/'writing', HERE.parent/'runs'/'writing'
 CORPORA = { # name: (file in --data, public source)
+    'stories': (None, 'the built-in stories'),
     'english': ('war_and_peace.txt', 'War and Peace, English, public domain'),
     'russian': ('tinystories_ru.txt', 'MichaelMonashev/TinyStories-ru, Apache-2.0'),
     'python':  ('python_algorithms.txt', 'TheAlgorithms/Python, MIT'),
 }
-MODELS = { # name: (corpus, preset, changes, steps)
-    'stories-nano': ('stories', 'nano', dict(router='topk'), 2500),
-    'python-nano':  ('python', 'nano', dict(router='topk'), 2500),
-    'russian-nano': ('russian', 'nano', dict(router='space'), 2500),
-    'stories-xs':   ('stories', 'xs', dict(dim=144, router='topk'), 2500),
-    'english-nano': ('english', 'nano', dict(router='topk'), 2500),
+N = 8
+
+def text(name, data, split):
+    return load_corpus('stories' if name == 'stories' else str(Path(data)/CORPORA[name][0]), split)
+
+def source(name, data):
+    file = CORPORA[name][0]
+    return dict(source=CORPORA[name][1], sha256=hashlib.sha256((Path(data)/file).read_bytes()).hexdigest() if file else None)
+
+def write(name, result, command):
+    "A result file with how it was made."
+    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=HERE).stdout.strip()
+    result |= dict(command=command, commit=commit, date=date.today().isoformat(), device=f'{platform.machine()} processor, 1 thread, other programs running', torch=torch.__version__)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS/f'{name}.tmp').write_text(json.dumps(result, indent=1) + '\n'); (RESULTS/f'{name}.tmp').rename(RESULTS/f'{name}.json')
+
+def starts(corpus, n, length=100):
+    "The first bytes of n held-out documents, or of places in a long one."
+    raw = b''.join(a.tobytes() for a in corpus.text(0, min(corpus.text_bytes, 200_000)))
+    return [raw[i*len(raw)//n:][:length] for i in range(n)]
+
+# --- what heads cost the model --------------------------------------------------------------------------------------------
+
+class Heads(ByteHeads):
+    "Linear heads whose further slices are trained in another way."
+    def __init__(self, old, detach=False, weights=None): super().__init__(old.weight.shape[1], old.N, old.every); self.detach, self.set, self.active = detach, weights, True
+    def loss(self, h, y, chunk=512, counts=None):
+        w = head_weights(self.N) if self.set is None else torch.tensor(self.set)
+        first, one = linear_loss(h, self.weight[:256], self.bias[:256], y[...,:1], w[:1], counts[:1], chunk)
+        if not self.active: return first, torch.cat([one, one.new_zeros(self.N-1)])
+        more, rest = linear_loss(h.detach() if self.detach else h, self.weight[256:], self.bias[256:], y[...,1:], w[1:], counts[1:], chunk)
+        return first + more, torch.cat([one, rest])
+
+WAYS = { # name: (changes to the configuration, changes to the heads)
+    'one':       (dict(next_tokens=1), None),
+    'trunk':     (dict(next_tokens=N), None),                                        # the original's way
+    'light':     (dict(next_tokens=N), dict(weights=[1.] + [.03]*(N-1))),            # through the trunk, but hardly
+    'late':      (dict(next_tokens=N), dict(weights=[1.] + [.3]*(N-1))),             # through the trunk, in the last quarter only
+    'detached':  (dict(next_tokens=N), dict(detach=True)),
+    'sparse':    (dict(next_tokens=N, heads_every=8), None),                         # through the trunk, at every 8th byte
+    'chained':   (dict(next_tokens=N, heads='chained', heads_every=8), None),
+    'chained16': (dict(next_tokens=N, heads='chained', heads_every=16), None),
+}
+STEPS, EACH, ROWS, LENGTH, RATE, WARMUP = 600, 100, 4, 512, 8e-3, 40
+
+def cost(a):
+    "All ways side by side: the same batches, each step timed in turn, so that whatever disturbs one disturbs all."
+    for corpus, seed in [(c, s) for s in range(a.seeds) for c in ('stories', 'python')]:
+        if (RESULTS/f'cost-{corpus}-{seed}.json').exists(): continue
+        data, held_out = text(corpus, a.data, 'train'), text(corpus, a.data, 'validation')
+        runs = {}
+        for way, (config, heads) in WAYS.items():
+            torch.manual_seed(seed)
+            models = [Pico(PicoConfig.preset('nano', **config)) for _ in (0, 1)]
+            for m in models if heads else []: m.unembedding = Heads(m.unembedding, **heads)
+            runs[way] = dict(model=models[0].train(), average=models[1].eval(), optimizer=make_optimizer(models[0], TrainConfig(learning_rate=RATE)), took=[], curve=[])
+        for step in range(STEPS):
+            x, y = batch(data, step, ROWS, LENGTH, N, seed)
+            for way, r in runs.items():
+                m, n = r['model'], r['model'].config.next_tokens
+                if way == 'late': m.unembedding.active = step >= .75 * STEPS
+                start = time.thread_time()
+                for group in r['optimizer'].param_groups: group['lr'] = RATE * min(1, (step + 1) / WARMUP)
+                backward(m, [(x, y[...,:n])])
+                torch.nn.utils.clip_grad_norm_(m.parameters(), 1.)
+                r['optimizer'].step(); r['optimizer'].zero_grad(); m.router_state_step()
+                r['took'].append(time.thread_time() - start)
+                for mean, t in zip(r['average'].state_dict().values(), m.state_dict().values()): mean.lerp_(t, 9 / (step + 9))
+                if (step + 1) % EACH == 0: r['curve'].append(bits_per_byte(r['average'], held_out, max_bytes=20_000).bpb)
+            if (step + 1) % EACH == 0: print(corpus, seed, step + 1, {w: round(r['curve'][-1], 3) for w, r in runs.items()}, flush=True)
+        ways = {}
+        for way, r in runs.items():
+            gained = {}
+            for t in (0, .8):
+                gs = generate(r['average'], starts(held_out, 8), 150, temperature=t, ignore_end=True, seed=list(range(8)))
+                gained[t] = sum(sum(g.accepted) for g in gs) / sum(len(g.accepted) for g in gs)
+            ways[way] = dict(curve=r['curve'], seconds_per_step=statistics.median(r['took']), gained=gained, took_ratio=statistics.median(p/q for p, q in zip(r['took'], runs['one']['took'])))
+            print(way, ways[way], flush=True)
+        write(f'cost-{corpus}-{seed}', dict(corpus=corpus, seed=seed, ways=ways, every=EACH, bytes_per_step=ROWS*LENGTH, data=source(corpus, a.data)), 'python nbs/23_writing.py cost --data DIR')
+
+# --- models that write ----------------------------------------------------------------------------------------------------
+
+MODELS = { # name: (corpus, preset, changes, steps, learning rate)
+    'stories-nano': ('stories', 'nano', dict(router='topk'), 2000, 8e-3),
+    'python-nano':  ('python', 'nano', dict(router='topk'), 2000, 8e-3),
+    'russian-nano': ('russian', 'nano', dict(router='space'), 2000, 8e-3),
+    'stories-xs':   ('stories', 'xs', dict(dim=144, router='topk'), 1000, 4e-3),
 }
 
-def text(name, data, split, marks='bytes'):
-    return load_corpus('stories' if name == 'stories' else str(Path(data)/CORPORA[name][0]), split, marks=marks)
-
 def models(a):
-    "Trunks with one head each: what heads are then trained on."
-    for name, (corpus, preset, changes, steps) in MODELS.items():
-        settings = TrainConfig(context_len=512, batch_size=4, learning_rate=8e-3 if preset == 'nano' else 4e-3, warmup_steps=50, max_steps=steps,
-                               validation_interval=500, validation_bytes=20_000, checkpoint_interval=250)
-        train(RUNS/name, text(corpus, a.data, 'train'), PicoConfig.preset(preset, next_tokens=1, **changes), settings, text(corpus, a.data, 'validation'))
+    "Models with eight chained heads."
+    for name, (corpus, preset, changes, steps, rate) in MODELS.items():
+        if a.only and name not in a.only: continue
+        settings = TrainConfig(context_len=512, batch_size=4, learning_rate=rate, warmup_steps=50, max_steps=steps, validation_interval=500, validation_bytes=20_000, checkpoint_interval=250, keep=1)
+        train(RUNS/name, text(corpus, a.data, 'train'), PicoConfig.preset(preset, next_tokens=N, heads='chained', heads_every=8, **changes), settings, text(corpus, a.data, 'validation'))
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('stage', choices=['models']); p.add_argument('--data', help='folder that holds the corpora')
+    p.add_argument('stage', choices=['cost', 'models', 'write']); p.add_argument('--data', help='folder that holds the corpora'); p.add_argument('--seeds', type=int, default=1)
+    p.add_argument('--only', nargs='*', help='only these models')
     a = p.parse_args()
     torch.set_num_threads(1)
     globals()[a.stage](a)

@@ -143,24 +143,35 @@ class ByteHeads(nn.Linear):
 # %% ../nbs/06_heads.ipynb #8d3fdd5d
 class Chain:
     "Guesses one byte after another, told each time which byte was chosen before."
-    def __init__(self, A:np.ndarray, seen:np.ndarray, C:np.ndarray, O:np.ndarray, b:np.ndarray): # matrices turned, so that rows multiply them
-        self.A, self.seen, self.C, self.O, self.b = A, seen, C, O, b
+    def __init__(self,
+        start:tuple, # two matrices: what prepares the first state
+        cell:tuple,  # two matrices and a table (V, 4D): the step
+        guess:tuple, # a matrix and a bias: the logits
+    ):
+        self.start, self.cell, self.guess = start, cell, guess
+
+    @staticmethod
+    def gated(u:np.ndarray)->np.ndarray: # (B, 2H) -> (B, H)
+        v, g = u[:,:u.shape[1]//2], u[:,u.shape[1]//2:]
+        return v * g * (1 + np.tanh(g / 2)) / 2                            # g·σ(g) without overflow
+
+    @staticmethod
+    def norm(s:np.ndarray)->np.ndarray: return s / np.sqrt(np.add.reduce(s*s, -1, keepdims=True) / s.shape[1] + 1e-6)
 
     def begin(self,
         h:np.ndarray, # (B, D) states after the last byte that was read
     ):
         "Starts again from here."
-        self.s = h
+        A, C = self.start
+        self.s = h + self.gated(self.norm(h) @ A) @ C
 
     def next(self,
         last:list,    # (B,) the byte before
     )->np.ndarray:    # (B, V)
         "Logits of the byte after that."
-        s = self.s
-        u = s / np.sqrt(np.add.reduce(s*s, -1, keepdims=True) / s.shape[1] + 1e-6) @ self.A + self.seen[last]
-        v, g = u[:,:u.shape[1]//2], u[:,u.shape[1]//2:]
-        self.s = s + (v * g * (1 + np.tanh(g / 2)) / 2) @ self.C           # g·σ(g)
-        return self.s @ self.O + self.b
+        A, C, seen = self.cell
+        self.s = self.s/2 + self.gated(self.norm(self.s) @ A + seen[last]) @ C
+        return self.s @ self.guess[0] + self.guess[1]
 
 # %% ../nbs/06_heads.ipynb #5e25ce10
 class ChainedHeads(nn.Module):
@@ -175,22 +186,34 @@ class ChainedHeads(nn.Module):
         first = nn.Linear(dim, 256)
         self.weight, self.bias = first.weight, first.bias                  # the names of a `ByteHeads` with one head
         if N > 1:
+            self.start_in, self.start_out = nn.Linear(dim, 4*dim, bias=False), nn.Linear(2*dim, dim, bias=False)
             self.mix, self.seen = nn.Linear(dim, 4*dim, bias=False), nn.Embedding(256, 4*dim)
             self.back, self.guess = nn.Linear(2*dim, dim, bias=False), nn.Linear(dim, 256)
             nn.init.normal_(self.seen.weight, std=.5)
+
+    @staticmethod
+    def gated(u:Tensor)->Tensor: # (…, 2H) -> (…, H)
+        v, g = u.chunk(2, -1)
+        return v * F.silu(g)
+
+    @staticmethod
+    def norm(s:Tensor)->Tensor: return F.rms_norm(s, s.shape[-1:], eps=1e-6)
+
+    def start(self, h:Tensor)->Tensor: # (…, D) -> (…, D)
+        "The first state."
+        return h + self.start_out(self.gated(self.start_in(self.norm(h))))
 
     def step(self,
         s:Tensor, # (…, D)
         x:Tensor, # (…) bytes
     )->Tensor:    # (…, D)
         "The next state."
-        v, g = (self.mix(F.rms_norm(s, s.shape[-1:], eps=1e-6)) + self.seen(x)).chunk(2, -1)
-        return s + self.back(v * F.silu(g))
+        return s/2 + self.back(self.gated(self.mix(self.norm(s)) + self.seen(x)))
 
     @staticmethod
     def multiplications(dim:int, N:int, every:int)->float:
         "How many a byte costs in training, forward."
-        return 256*dim + (N-1)/every * (6*dim**2 + 256*dim)
+        return 256*dim + (6*dim**2 + (N-1) * (6*dim**2 + 256*dim)) / every * (N > 1)
 
     def forward(self,
         h:Tensor,       # (B, T, D) final states
@@ -198,8 +221,9 @@ class ChainedHeads(nn.Module):
     )->Tensor:          # (B, T, heads, 256) logits
         "Logits of the first `heads` heads, each told the likeliest byte of the one before."
         z = [F.linear(h, self.weight, self.bias)]
-        for _ in range(1, self.N if heads is None else heads):
-            h = self.step(h, z[-1].argmax(-1)); z.append(self.guess(h))
+        n = self.N if heads is None else heads
+        s = self.start(h) if n > 1 else h
+        for _ in range(1, n): s = self.step(s, z[-1].argmax(-1)); z.append(self.guess(s))
         return torch.stack(z, -2)
 
     def drafter(self):
@@ -207,7 +231,7 @@ class ChainedHeads(nn.Module):
         if self.N == 1: return None
         get = lambda t: (t if t.dtype == torch.float64 else t.float()).detach().cpu().numpy()
         turned = lambda layer: np.ascontiguousarray(get(layer.weight).T)
-        return Chain(turned(self.mix), get(self.seen.weight), turned(self.back), turned(self.guess), get(self.guess.bias))
+        return Chain((turned(self.start_in), turned(self.start_out)), (turned(self.mix), turned(self.back), get(self.seen.weight)), (turned(self.guess), get(self.guess.bias)))
 
     def loss(self,
         h:Tensor,      # (B, T, D) final states
@@ -215,15 +239,16 @@ class ChainedHeads(nn.Module):
         chunk:int=512, # bytes whose logits are held at once
         counts:Tensor=None, # (N,) divide by these numbers of targets (see `counts`)
     )->tuple:          # total (a scalar with gradient) and per head (N,), in nats per byte
-        "Cross-entropy of all heads; only the first one's reaches the model. The total is that of the first plus the mean of the others."
+        "Cross-entropy of all heads; only the first one's reaches the model. The total is that of the first plus a tenth of the mean of the others."
         if y.shape[-1] != self.N: raise ValueError(f"y has {y.shape[-1]} targets per byte, the model has {self.N} byte heads: make the batch with next_tokens={self.N}")
         counts, one = self.counts(y) if counts is None else counts, torch.ones(1, device=h.device)
         total, first = linear_loss(h, self.weight, self.bias, y[...,:1], one, counts[:1], chunk)
-        s, y, per_head = sparse(h, self.every).detach(), sparse(y, self.every), [first]
+        if self.N == 1: return total, first
+        s, y, per_head = self.start(sparse(h, self.every).detach()), sparse(y, self.every), [first]
         for n in range(1, self.N):
             s = self.step(s, y[...,n-1].clamp(min=0))
             more, nats = linear_loss(s, self.guess.weight, self.guess.bias, y[...,n:n+1], one, counts[n:n+1], chunk)
-            total = total + more / (self.N-1); per_head.append(nats)
+            total = total + .1 * more / (self.N-1); per_head.append(nats)
         return total, torch.cat(per_head)
 
     counts = ByteHeads.counts
