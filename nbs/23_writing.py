@@ -66,7 +66,7 @@ WAYS = { # name: (changes to the configuration, changes to the heads)
     'chained':   (dict(next_tokens=N, heads='chained', heads_every=8), None),
     'chained16': (dict(next_tokens=N, heads='chained', heads_every=16), None),
 }
-STEPS, EACH, ROWS, LENGTH, RATE, WARMUP = 600, 100, 4, 512, 8e-3, 40
+STEPS, EACH, ROWS, LENGTH, RATE, WARMUP = 400, 50, 4, 512, 8e-3, 40
 
 def cost(a):
     "All ways side by side: the same batches, each step timed in turn, so that whatever disturbs one disturbs all."

@@ -16,7 +16,9 @@ def array(t)->np.ndarray: # a tensor on any device
 
 def normed(x, eps)->np.ndarray: # (M, D)
     "Root mean square 1; the weights of the norm are multiplied into the next matrix beforehand."
-    return x / np.sqrt(np.add.reduce(x*x, -1, keepdims=True) / x.shape[1] + eps)
+    r = np.add.reduce(x*x, -1, keepdims=True)
+    r /= x.shape[1]; r += eps
+    return x / np.sqrt(r, r)
 
 # %% ../nbs/11a_decode.ipynb #c58ff3a5
 class Past:
@@ -119,10 +121,10 @@ class Decoder:
         i, M, chosen, weights = 0, self.router.memory, [], []
         for g in groups:
             n, T = len(g)*len(g[0][0]), len(g[0][0])
-            values = torch.tensor([v for v,_ in g])
-            before = torch.tensor([([-1]*M + old[-M:])[-M:] if M else [] for _,old in g], dtype=torch.long)
-            start = torch.tensor([len(old) for _,old in g])
-            r = self.router(torch.from_numpy(h[i:i+n]).view(len(g), T, -1), values, before, start[:,None] + torch.arange(T))
+            whole = lambda v: torch.from_numpy(np.array(v, np.int64))      # quicker than torch.tensor
+            before = whole([([-1]*M + old[-M:])[-M:] for _,old in g]) if M else torch.empty(len(g), 0, dtype=torch.long)
+            position = whole([len(old) for _,old in g])[:,None] + torch.arange(T)
+            r = self.router(torch.from_numpy(h[i:i+n]).view(len(g), T, -1), whole([v for v,_ in g]), before, position)
             i += n; chosen += r.chosen.flatten().tolist()
             if r.weight is not None: weights.append(array(r.weight).reshape(-1))
         return chosen, np.concatenate(weights) if weights else None

@@ -22,11 +22,12 @@ def byte_probabilities(
 )->np.ndarray:            # (..., 256) float64, sums to 1
     "The distribution that a byte is drawn from."
     z = np.asarray(logits, np.float64)
-    if not np.isfinite(z).all(): raise InputError("the model's logits are not finite: its weights are damaged or its training diverged; use an earlier checkpoint")
+    top = z.max(-1, keepdims=True)
+    if not np.isfinite(top).all(): raise InputError("the model's logits are not finite: its weights are damaged or its training diverged; use an earlier checkpoint")
     if temperature == 0:
         p = np.zeros_like(z); np.put_along_axis(p, z.argmax(-1)[...,None], 1, -1)
         return p
-    with np.errstate(over='ignore'): p = np.exp((z - z.max(-1, keepdims=True)) / temperature)
+    p = z - top; p /= max(temperature, 1e-290); np.exp(p, p)       # a smaller temperature would overflow, and changes nothing
     p /= p.sum(-1, keepdims=True)
     if top_p is None or top_p >= 1: return p
     order = (-p).argsort(-1, kind='stable')
@@ -42,6 +43,7 @@ def pick(
 )->np.ndarray:    # (...) indices, never one of weight 0
     "Where `u` falls when the weights are laid end to end."
     c = p.cumsum(-1)
+    if c.ndim == 1: return min(c.searchsorted(u*c[-1], 'right'), c.searchsorted(c[-1]))     # the same, quicker
     total = c[...,-1:]
     return np.minimum((c <= np.asarray(u)[...,None]*total).sum(-1), (c < total).sum(-1))
 
@@ -238,7 +240,7 @@ def guess(
         going = np.flatnonzero(sure >= least)                      # decided before anything is drawn
         if not len(going): break
         if draft == 'likely': p = byte_probabilities(p, 0)
-        last = pick(p, u[:,k])
+        last = pick(p, u[:,k]) if len(p) > 1 else [pick(p[0], u[0,k])]
         for b in going.tolist(): x[b].append(int(last[b])); q[b].append(p[b])
     return x, q
 

@@ -151,9 +151,10 @@ class Chain:
         self.start, self.cell, self.guess = start, cell, guess
 
     @staticmethod
-    def gated(u:np.ndarray)->np.ndarray: # (B, 2H) -> (B, H)
+    def gated(u:np.ndarray)->np.ndarray: # (B, 2H), gates already halved -> (B, H)
         v, g = u[:,:u.shape[1]//2], u[:,u.shape[1]//2:]
-        return v * g * (1 + np.tanh(g / 2)) / 2                            # g·σ(g) without overflow
+        t = np.tanh(g); t += 1; t *= g; t *= v                             # silu(2g) = g·(1 + tanh g)
+        return t
 
     @staticmethod
     def norm(s:np.ndarray)->np.ndarray: return s / np.sqrt(np.add.reduce(s*s, -1, keepdims=True) / s.shape[1] + 1e-6)
@@ -231,7 +232,8 @@ class ChainedHeads(nn.Module):
         if self.N == 1: return None
         get = lambda t: (t if t.dtype == torch.float64 else t.float()).detach().cpu().numpy()
         turned = lambda layer: np.ascontiguousarray(get(layer.weight).T)
-        return Chain((turned(self.start_in), turned(self.start_out)), (turned(self.mix), turned(self.back), get(self.seen.weight)), (turned(self.guess), get(self.guess.bias)))
+        def halved(w): w = w.copy(); w[:,w.shape[1]//2:] /= 2; return w
+        return Chain((halved(turned(self.start_in)), turned(self.start_out)), (halved(turned(self.mix)), turned(self.back), halved(get(self.seen.weight))), (turned(self.guess), get(self.guess.bias)))
 
     def loss(self,
         h:Tensor,      # (B, T, D) final states
