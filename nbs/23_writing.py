@@ -1,8 +1,9 @@
 """Long measurements of chapter 23: writing several bytes at a time. Results are small JSON files in results/writing; what is done is skipped.
 
-    python nbs/23_writing.py cost --data DIR      # what further heads cost the model: eight ways to train them, side by side
+    python nbs/23_writing.py cost --data DIR      # what further heads cost the model: six ways to train them, side by side
     python nbs/23_writing.py models --data DIR    # trains the models that write; resumable; weights go to runs/writing
     python nbs/23_writing.py write --data DIR     # bytes per pass and per second of those models
+    python nbs/23_writing.py lookup --data DIR    # how often a text continues as it did before
 """
 import argparse, hashlib, json, math, platform, statistics, subprocess, time
 from datetime import date
@@ -59,14 +60,12 @@ class Heads(ByteHeads):
 WAYS = { # name: (changes to the configuration, changes to the heads)
     'one':       (dict(next_tokens=1), None),
     'trunk':     (dict(next_tokens=N), None),                                        # the original's way
-    'light':     (dict(next_tokens=N), dict(weights=[1.] + [.03]*(N-1))),            # through the trunk, but hardly
     'late':      (dict(next_tokens=N), dict(weights=[1.] + [.3]*(N-1))),             # through the trunk, in the last quarter only
     'detached':  (dict(next_tokens=N), dict(detach=True)),
     'sparse':    (dict(next_tokens=N, heads_every=8), None),                         # through the trunk, at every 8th byte
     'chained':   (dict(next_tokens=N, heads='chained', heads_every=8), None),
-    'chained16': (dict(next_tokens=N, heads='chained', heads_every=16), None),
 }
-STEPS, EACH, ROWS, LENGTH, RATE, WARMUP = 400, 50, 4, 512, 8e-3, 40
+STEPS, EACH, ROWS, LENGTH, RATE, WARMUP = 300, 50, 4, 512, 8e-3, 40
 
 def cost(a):
     "All ways side by side: the same batches, each step timed in turn, so that whatever disturbs one disturbs all."
@@ -106,10 +105,10 @@ def cost(a):
 # --- models that write ----------------------------------------------------------------------------------------------------
 
 MODELS = { # name: (corpus, preset, changes, steps, learning rate)
-    'stories-nano': ('stories', 'nano', dict(router='topk'), 2000, 8e-3),
-    'python-nano':  ('python', 'nano', dict(router='topk'), 2000, 8e-3),
-    'russian-nano': ('russian', 'nano', dict(router='space'), 2000, 8e-3),
-    'stories-xs':   ('stories', 'xs', dict(dim=144, router='topk'), 1000, 4e-3),
+    'stories-nano': ('stories', 'nano', dict(router='topk'), 1500, 8e-3),
+    'python-nano':  ('python', 'nano', dict(router='topk'), 1500, 8e-3),
+    'stories-xs':   ('stories', 'xs', dict(dim=144, router='topk'), 700, 4e-3),
+    'russian-nano': ('russian', 'nano', dict(router='space'), 1200, 8e-3),
 }
 
 def models(a):
@@ -119,9 +118,24 @@ def models(a):
         settings = TrainConfig(context_len=512, batch_size=4, learning_rate=rate, warmup_steps=50, max_steps=steps, validation_interval=500, validation_bytes=20_000, checkpoint_interval=250, keep=1)
         train(RUNS/name, text(corpus, a.data, 'train'), PicoConfig.preset(preset, next_tokens=N, heads='chained', heads_every=8, **changes), settings, text(corpus, a.data, 'validation'))
 
+def lookup(a):
+    "After the last L bytes, as they stood before: is the byte that followed then the one that follows now?"
+    found = {}
+    for name in CORPORA:
+        held_out = text(name, a.data, 'validation')
+        raw, found[name] = b''.join(p.tobytes() for p in held_out.text(0, 60_000)), {}
+        for L in (4, 6, 8, 12, 16, 24):
+            places, n, right = {}, 0, 0
+            for i in range(L, len(raw)):
+                j = places.get(raw[i-L:i])
+                if j is not None: n += 1; right += raw[j] == raw[i]
+                places[raw[i-L:i]] = i
+            found[name][L] = dict(found=n/len(raw), right=right/max(n, 1))
+    write('lookup', dict(corpora=found, bytes=60_000, data={n: source(n, a.data) for n in CORPORA}), 'python nbs/23_writing.py lookup --data DIR')
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('stage', choices=['cost', 'models', 'write']); p.add_argument('--data', help='folder that holds the corpora'); p.add_argument('--seeds', type=int, default=1)
+    p.add_argument('stage', choices=['cost', 'models', 'write', 'lookup']); p.add_argument('--data', help='folder that holds the corpora'); p.add_argument('--seeds', type=int, default=1)
     p.add_argument('--only', nargs='*', help='only these models')
     a = p.parse_args()
     torch.set_num_threads(1)

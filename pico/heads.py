@@ -144,35 +144,35 @@ class ByteHeads(nn.Linear):
 class Chain:
     "Guesses one byte after another, told each time which byte was chosen before."
     def __init__(self,
-        start:tuple, # two matrices: what prepares the first state
-        cell:tuple,  # two matrices and a table (V, 4D): the step
-        guess:tuple, # a matrix and a bias: the logits
+        start:tuple,       # two matrices that prepare the first state
+        M:np.ndarray,      # (2D, 4D + V) C[A, O]: what a step adds to the state, as A and O see it
+        AO:np.ndarray,     # (D, 4D + V)
+        seen:np.ndarray,   # (V, 4D)
+        bias:np.ndarray,   # (V,)
     ):
-        self.start, self.cell, self.guess = start, cell, guess
+        self.start, self.M, self.AO, self.seen, self.bias = start, M, AO, seen, bias
 
     @staticmethod
-    def gated(u:np.ndarray)->np.ndarray: # (B, 2H), gates already halved -> (B, H)
-        v, g = u[:,:u.shape[1]//2], u[:,u.shape[1]//2:]
-        t = np.tanh(g); t += 1; t *= g; t *= v                             # silu(2g) = g·(1 + tanh g)
-        return t
-
-    @staticmethod
-    def norm(s:np.ndarray)->np.ndarray: return s / np.sqrt(np.add.reduce(s*s, -1, keepdims=True) / s.shape[1] + 1e-6)
+    def gated(u:np.ndarray)->np.ndarray: # (B, 2H), gates already halved -> (B, H), twice too large
+        t = np.tanh(u); H = u.shape[1]//2
+        gate = t[:,H:]; gate += 1                                          # 2σ(2g) = 1 + tanh g
+        gate *= t[:,:H]
+        return gate
 
     def begin(self,
         h:np.ndarray, # (B, D) states after the last byte that was read
     ):
         "Starts again from here."
-        A, C = self.start
-        self.s = h + self.gated(self.norm(h) @ A) @ C
+        self.s = (h + self.gated(h @ self.start[0]) @ self.start[1]) @ self.AO
 
     def next(self,
         last:list,    # (B,) the byte before
     )->np.ndarray:    # (B, V)
         "Logits of the byte after that."
-        A, C, seen = self.cell
-        self.s = self.s/2 + self.gated(self.norm(self.s) @ A + seen[last]) @ C
-        return self.s @ self.guess[0] + self.guess[1]
+        n = self.seen.shape[1]
+        new = self.gated(self.s[:,:n] + self.seen[last]) @ self.M
+        self.s *= .5; self.s += new
+        return self.s[:,n:] + self.bias
 
 # %% ../nbs/06_heads.ipynb #5e25ce10
 class ChainedHeads(nn.Module):
@@ -195,21 +195,18 @@ class ChainedHeads(nn.Module):
     @staticmethod
     def gated(u:Tensor)->Tensor: # (…, 2H) -> (…, H)
         v, g = u.chunk(2, -1)
-        return v * F.silu(g)
-
-    @staticmethod
-    def norm(s:Tensor)->Tensor: return F.rms_norm(s, s.shape[-1:], eps=1e-6)
+        return v.tanh() * g.sigmoid()
 
     def start(self, h:Tensor)->Tensor: # (…, D) -> (…, D)
         "The first state."
-        return h + self.start_out(self.gated(self.start_in(self.norm(h))))
+        return h + self.start_out(self.gated(self.start_in(h)))
 
     def step(self,
         s:Tensor, # (…, D)
         x:Tensor, # (…) bytes
     )->Tensor:    # (…, D)
         "The next state."
-        return s/2 + self.back(self.gated(self.mix(self.norm(s)) + self.seen(x)))
+        return s/2 + self.back(self.gated(self.mix(s) + self.seen(x)))
 
     @staticmethod
     def multiplications(dim:int, N:int, every:int)->float:
@@ -233,7 +230,8 @@ class ChainedHeads(nn.Module):
         get = lambda t: (t if t.dtype == torch.float64 else t.float()).detach().cpu().numpy()
         turned = lambda layer: np.ascontiguousarray(get(layer.weight).T)
         def halved(w): w = w.copy(); w[:,w.shape[1]//2:] /= 2; return w
-        return Chain((halved(turned(self.start_in)), turned(self.start_out)), (halved(turned(self.mix)), turned(self.back), halved(get(self.seen.weight))), (turned(self.guess), get(self.guess.bias)))
+        AO = np.concatenate([halved(turned(self.mix)), turned(self.guess)], 1)
+        return Chain((halved(turned(self.start_in)), turned(self.start_out)/2), turned(self.back)/2 @ AO, AO, halved(get(self.seen.weight)), get(self.guess.bias))
 
     def loss(self,
         h:Tensor,      # (B, T, D) final states
