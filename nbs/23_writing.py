@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np, torch
 from pico.data import MARKS, batch, load_corpus
 from pico.evaluate import bits_per_byte
-from pico.generate import generate
+from pico.generate import Writing, generate, rounds
 from pico.heads import ByteHeads, head_weights, linear_loss
 from pico.model import Pico, PicoConfig
 from pico.train import TrainConfig, backward, make_optimizer, train
@@ -33,7 +33,7 @@ def source(name, data):
     file = CORPORA[name][0]
     return dict(source=CORPORA[name][1], sha256=hashlib.sha256((Path(data)/file).read_bytes()).hexdigest() if file else None)
 
-def write(name, result, command):
+def save(name, result, command):
     "A result file with how it was made."
     commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=HERE).stdout.strip()
     result |= dict(command=command, commit=commit, date=date.today().isoformat(), device=f'{platform.machine()} processor, 1 thread, other programs running', torch=torch.__version__)
@@ -100,7 +100,7 @@ def cost(a):
                 gained[t] = sum(sum(g.accepted) for g in gs) / sum(len(g.accepted) for g in gs)
             ways[way] = dict(curve=r['curve'], seconds_per_step=statistics.median(r['took']), gained=gained, took_ratio=statistics.median(p/q for p, q in zip(r['took'], runs['one']['took'])))
             print(way, ways[way], flush=True)
-        write(f'cost-{corpus}-{seed}', dict(corpus=corpus, seed=seed, ways=ways, every=EACH, bytes_per_step=ROWS*LENGTH, data=source(corpus, a.data)), 'python nbs/23_writing.py cost --data DIR')
+        save(f'cost-{corpus}-{seed}', dict(corpus=corpus, seed=seed, ways=ways, every=EACH, bytes_per_step=ROWS*LENGTH, data=source(corpus, a.data)), 'python nbs/23_writing.py cost --data DIR')
 
 # --- models that write ----------------------------------------------------------------------------------------------------
 
@@ -118,6 +118,44 @@ def models(a):
         settings = TrainConfig(context_len=512, batch_size=4, learning_rate=rate, warmup_steps=50, max_steps=steps, validation_interval=500, validation_bytes=20_000, checkpoint_interval=250, keep=1)
         train(RUNS/name, text(corpus, a.data, 'train'), PicoConfig.preset(preset, next_tokens=N, heads='chained', heads_every=8, **changes), settings, text(corpus, a.data, 'validation'))
 
+MODES = { # name: what `rounds` is asked for
+    'plain':  dict(),
+    'drawn':  dict(drafts=N-1),
+    'likely': dict(drafts=N-1, draft='likely'),
+    'always': dict(drafts=N-1, least=0),
+    'lookup': dict(copies=15),
+    'both':   dict(drafts=N-1, copies=15),
+    'both, likely': dict(drafts=N-1, copies=15, draft='likely'),
+} | {f'{n} heads': dict(drafts=n-1) for n in (2, 3, 4, 6)}
+LENGTH_WRITTEN = 200
+
+def timed(model, prompts, temperature, seed, **kw):
+    "Write on from each prompt, as one batch: bytes, passes (the longest row's), seconds of processor time, and bytes gained in each round."
+    rows = [Writing(seed + i, LENGTH_WRITTEN) for i in range(len(prompts))]
+    start = time.thread_time()
+    for _ in rounds(model, prompts, rows, temperature, None, after={MARKS['bytes'][1][0]: MARKS['bytes'][0][0]}, **kw): pass
+    return sum(len(r.data) for r in rows), sum(r.forwards - 1 for r in rows), time.thread_time() - start, [g for r in rows for g in r.accepted[1:-1]]
+
+def write(a):
+    "Every way to guess against the plain loop: same model, same prompts, all ways taking turns on each prompt."
+    for name, (corpus, *_) in MODELS.items():
+        if (a.only and name not in a.only) or (RESULTS/f'write-{name}.json').exists() or not (RUNS/name/'model.safetensors').exists(): continue
+        model, held_out = Pico.from_pretrained(RUNS/name), text(corpus, a.data, 'validation')
+        prompts = [MARKS['bytes'][0] + p for p in starts(held_out, 16)]
+        out = []
+        for batch_size, groups in ((1, [[p] for p in prompts[:10]]), (16, [prompts])):
+            for t in (0, .8):
+                got = {mode: [] for mode in MODES if batch_size == 1 or 'heads' not in mode}
+                for g, group in enumerate(groups if batch_size == 1 else groups*2):
+                    for mode in got: got[mode].append(timed(model, group, t, 100*g, **MODES[mode]))
+                for mode, runs in got.items():
+                    gained = sum((r[3] for r in runs), [])
+                    out.append(dict(batch_size=batch_size, temperature=t, mode=mode, bytes_per_pass=sum(r[0] for r in runs) / sum(r[1] for r in runs), bytes_per_second=sum(r[0] for r in runs) / sum(r[2] for r in runs),
+                                    speedup=statistics.median(p[2]/r[2] for p, r in zip(got['plain'], runs)), gained=np.bincount(gained, minlength=17).tolist()))
+                    print(name, {k: round(v, 2) if isinstance(v, float) else v for k, v in out[-1].items() if k != 'gained'}, flush=True)
+        score = bits_per_byte(model, held_out, max_bytes=20_000)
+        save(f'write-{name}', dict(model=name, corpus=corpus, bpb=score.bpb, routed=score.routed_fraction, config=model.config.to_dict(), parameters=model.num_parameters(), runs=out, data=source(corpus, a.data)), 'python nbs/23_writing.py write --data DIR')
+
 def lookup(a):
     "After the last L bytes, as they stood before: is the byte that followed then the one that follows now?"
     found = {}
@@ -131,7 +169,7 @@ def lookup(a):
                 if j is not None: n += 1; right += raw[j] == raw[i]
                 places[raw[i-L:i]] = i
             found[name][L] = dict(found=n/len(raw), right=right/max(n, 1))
-    write('lookup', dict(corpora=found, bytes=60_000, data={n: source(n, a.data) for n in CORPORA}), 'python nbs/23_writing.py lookup --data DIR')
+    save('lookup', dict(corpora=found, bytes=60_000, data={n: source(n, a.data) for n in CORPORA}), 'python nbs/23_writing.py lookup --data DIR')
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

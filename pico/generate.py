@@ -22,13 +22,13 @@ def byte_probabilities(
 )->np.ndarray:            # (..., 256) float64, sums to 1
     "The distribution that a byte is drawn from."
     z = np.asarray(logits, np.float64)
-    top = z.max(-1, keepdims=True)
-    if not np.isfinite(top).all(): raise InputError("the model's logits are not finite: its weights are damaged or its training diverged; use an earlier checkpoint")
+    top = np.maximum.reduce(z, -1, keepdims=True)
+    if not math.isfinite(np.add.reduce(top, None)): raise InputError("the model's logits are not finite: its weights are damaged or its training diverged; use an earlier checkpoint")
     if temperature == 0:
         p = np.zeros_like(z); np.put_along_axis(p, z.argmax(-1)[...,None], 1, -1)
         return p
     p = z - top; p /= max(temperature, 1e-290); np.exp(p, p)       # a smaller temperature would overflow, and changes nothing
-    p /= p.sum(-1, keepdims=True)
+    p /= np.add.reduce(p, -1, keepdims=True)
     if top_p is None or top_p >= 1: return p
     order = (-p).argsort(-1, kind='stable')
     best = np.take_along_axis(p, order, -1)
