@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'TRAINING', 'train_command', 'eval_command', 'generate_command', 'COMMANDS', 'Parser', 'command',
-           'add_fields', 'given', 'pico_train', 'pico_eval', 'show_stream', 'pico_generate', 'main']
+           'add_fields', 'given', 'what_was_asked', 'pico_train', 'pico_eval', 'show_stream', 'pico_generate', 'main']
 
 # %% ../nbs/13_cli.ipynb #1ae27439
 import argparse, dataclasses, os, sys
 from pathlib import Path
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')               # before torch is imported; see below
 import torch
-import torch.distributed as dist
 from fastcore.docments import docments
 from .data import InputError, TextDecoder, load_corpus
 from .stories import story
 from .model import Pico, PicoConfig, PRESETS, read_config
 from .evaluate import bits_per_byte, recall, router_report
 from .checkpoint import read_json
+from .parallel import join, leave
+from .streaming import Stream
 from .train import TrainConfig, plot_run, read_metrics, train
 from .generate import generate, stream
 
@@ -65,6 +66,16 @@ TRAINING = {'nano': dict(context_len=512, batch_size=4, learning_rate=8e-3, warm
             'xs':   dict(context_len=6144, batch_size=32),
             '10m':  dict(context_len=6144, batch_size=8)}
 
+def what_was_asked(
+    out, # a run directory, or anything else
+)->dict: # settings, data, config; empty if it is no run
+    "What a run was asked to do, from its train.json."
+    file = Path(out)/'train.json'
+    if not file.exists(): return {}
+    old = read_json(file, sealed=True)
+    if not all(isinstance(old.get(k), dict) for k in ('settings', 'data', 'config')): raise InputError(f"{file} does not describe a run: restore it, or train into another directory")
+    return old
+
 def pico_train(args=None):
     "Make a model and train it, or go on with the run in OUT."
     p = Parser('pico-train', description=pico_train.__doc__)
@@ -73,29 +84,32 @@ def pico_train(args=None):
     p.add_argument('--preset', default=None, help=f"shape to start from: {', '.join(PRESETS)} (default: xs)")
     p.add_argument('--column', default=None, help='column that holds the text (default: text)')
     p.add_argument('--limit', type=int, default=None, metavar='BYTES', help='use only the first so many bytes of the training text')
+    p.add_argument('--streaming', action='store_true', help='read the data set while it arrives instead of storing it first')
     add_fields(p, PicoConfig); add_fields(p, TrainConfig)
     a = p.parse_args(args)
-    out, old = Path(a.out), {}
-    if (out/'train.json').exists():
-        old = read_json(out/'train.json'); data = old.get('data') if isinstance(old.get('data'), dict) else {}
+    out, old = Path(a.out), what_was_asked(a.out)
+    if old:
+        data = old['data']
         if a.preset is not None:
             for k,v in PicoConfig.preset(a.preset).to_dict().items():
                 if getattr(a, k) is None and k not in ('router', 'marks'): setattr(a, k, v)
-        config = PicoConfig.from_dict(read_config(out/'config.json').to_dict() | given(a, PicoConfig))
-        settings = TrainConfig.from_dict((old.get('settings') if isinstance(old.get('settings'), dict) else {}) | given(a, TrainConfig))
-        source, column, limit = a.source or data.get('source'), a.column or data.get('column') or 'text', a.limit or data.get('limit')
+        config = PicoConfig.from_dict(old['config'] | given(a, PicoConfig))
+        settings = TrainConfig.from_dict(old['settings'] | given(a, TrainConfig))
+        source, column, limit, streaming = a.source or data.get('source'), a.column or data.get('column') or 'text', a.limit or data.get('limit'), a.streaming or data.get('streaming', False)
     else:
         preset = a.preset or 'xs'
         config = PicoConfig.preset(preset, **given(a, PicoConfig))
         settings = TrainConfig.from_dict(TRAINING[preset] | given(a, TrainConfig))
-        source, column, limit = a.source or 'stories', a.column or 'text', a.limit
-    if int(os.environ.get('WORLD_SIZE', 1)) > 1 and not dist.is_initialized(): dist.init_process_group('nccl' if torch.cuda.is_available() else 'gloo')
-    train(out, source, config, settings, column=column, limit=limit)
-    if int(os.environ.get('RANK', 0)) == 0:
+        source, column, limit, streaming = a.source or 'stories', a.column or 'text', a.limit, a.streaming
+    rank, _ = join()
+    try:
+        train(out, source, config, settings, column=column, limit=limit, streaming=streaming)
+        if rank: return
         floor = load_corpus('stories', 'validation').floor if source == 'stories' else None
         if read_metrics(out): plot_run(out, out/'loss.png', floor)
-        print(f"model and checkpoints in {out}, loss curve in {out/'loss.png'}\nnext: pico-generate {out} --prompt \"Once upon a time\"   or   pico-eval {out}")
-    if dist.is_initialized(): dist.destroy_process_group()
+        print(f"model and checkpoints in {out}, loss curve in {out/'loss.png'}\nnext: pico-generate {out} --prompt \"Once upon a time\"   or   pico-eval {out}\n"
+              f"further: pico-train {out} with a larger {'--max_minutes' if settings.max_minutes else '--max_steps'}")
+    finally: leave()
 
 train_command = command(pico_train)
 
@@ -107,13 +121,15 @@ def pico_eval(args=None):
     p.add_argument('source', metavar='SOURCE', nargs='?', help='text to score (default: what the run was trained on)')
     p.add_argument('--split', default='validation', help='which split of it (default: validation)')
     p.add_argument('--column', default=None, help='column that holds the text')
+    p.add_argument('--streaming', action='store_true', help='read the held-out text of the data set while it arrives')
     p.add_argument('--max_bytes', type=int, default=100_000, metavar='BYTES', help='score at most so many bytes (default: 100000)')
     a = p.parse_args(args)
     if a.max_bytes < 2: raise InputError(f"--max_bytes {a.max_bytes}: give at least 2")
-    model, data = Pico.from_pretrained(a.out), {}
-    if (Path(a.out)/'train.json').exists(): data = read_json(Path(a.out)/'train.json').get('data') or {}
-    source = a.source or data.get('source') or 'stories'
-    corpus = load_corpus(source, a.split, a.column or data.get('column') or 'text', marks=model.config.marks)
+    model, data = Pico.from_pretrained(a.out), what_was_asked(a.out).get('data', {})
+    source, column = a.source or data.get('source') or 'stories', a.column or data.get('column') or 'text'
+    if a.streaming or (data.get('streaming') and not a.source): corpus = Stream(source, column, model.config.marks).validation(a.max_bytes)
+    else: corpus = load_corpus(source, a.split, column, marks=model.config.marks)
+    if corpus is None: raise InputError(f"{source} has no held-out text near its beginning: give another SOURCE to score")
     score, off = bits_per_byte(model, corpus, a.max_bytes), bits_per_byte(model, corpus, a.max_bytes, latent=False)
     print(f'held-out text ({source}, {a.split}): {score.bpb:.4f} bits per byte over {score.bytes:,} bytes, each given all that came before')
     if corpus.floor: print(f'known floor of the corpus:   {corpus.floor:.4f} bits per byte')

@@ -341,7 +341,8 @@ def split_pieces(
 # %% ../nbs/01_data.ipynb #111941ad
 def hub_data(
     name:str, # 'owner/data', or 'owner/data:configuration'
-):            # a `datasets.DatasetDict`
+    streaming:bool=False, # only open it, and fetch what is read (chapter 01a)
+):            # a `datasets.DatasetDict`, or an `IterableDatasetDict`
     "A data set from the Hugging Face Hub, or from the cache of an earlier download. InputError if there is none."
     import huggingface_hub
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
@@ -352,11 +353,11 @@ def hub_data(
     except Exception: reached = False
     else: reached = True
     with quietly(name) as datasets:
-        if reached: return datasets.load_dataset(where, config or None)
+        if reached: return datasets.load_dataset(where, config or None, streaming=streaming)
         flags = [(m, m.HF_HUB_OFFLINE) for m in (datasets.config, huggingface_hub.constants)]
         try:
             for m,_ in flags: m.HF_HUB_OFFLINE = True
-            return datasets.load_dataset(where, config or None)
+            return datasets.load_dataset(where, config or None, streaming=streaming)
         except Exception: raise InputError(f"{name} is no file or folder here, and the Hugging Face Hub cannot be reached to look for a data set of that name: check the name and the network") from None
         finally:
             for m,old in flags: m.HF_HUB_OFFLINE = old

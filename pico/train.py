@@ -4,24 +4,26 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'OPTIMIZERS', 'MAY_CHANGE', 'rate', 'TrainConfig', 'backward', 'make_optimizer', 'flops_per_byte',
-           'open_run', 'cut_metrics', 'read_metrics', 'Progress', 'Run', 'Stop', 'pick_device', 'budget', 'train',
-           'loop', 'open_tracker', 'plot_run']
+           'check_run', 'begin_run', 'metrics_line', 'metrics_lines', 'cut_metrics', 'read_metrics', 'span', 'Progress',
+           'publish', 'Run', 'Stop', 'pick_device', 'pick_autocast', 'compile_model', 'budget', 'train', 'loop',
+           'open_tracker', 'plot_run']
 
 # %% ../nbs/11_train.ipynb #5c7b5ecc
-import dataclasses, json, math, os, signal, sys, threading, time
+import contextlib, dataclasses, json, math, os, shutil, signal, sys, threading, time, zlib
 from dataclasses import dataclass
 from pathlib import Path
 import torch
-import torch.distributed as dist
 from torch import nn, Tensor
 from tqdm import tqdm
 from .data import InputError, Corpus, batch, load_corpus
+from .streaming import Stream
 from .model import Pico, PicoConfig, read_config
 from .evaluate import bits_per_byte
 from .router import ROUTERS
 from .heads import HEADS
 from .soap import SOAP
-from .checkpoint import Background, all_steps, copied, load, newest, only_writer, read_json, save, write_json, write_whole
+from .checkpoint import Background, all_steps, copied, flush, load, newest, only_writer, read_json, save, sha256, write_json, write_whole
+from .parallel import added, agree, all_reduce, alone, shared, waiting, world
 
 # %% ../nbs/11_train.ipynb #c2535891
 def rate(
@@ -56,17 +58,18 @@ class TrainConfig:
     validation_interval:int = 100      # optimizer steps between validations; 0 = only at the end
     validation_bytes:int = 50_000      # of the validation text
     checkpoint_interval:int = 500      # optimizer steps between checkpoints
+    checkpoint_minutes:float = 10.     # at most so long without one
     keep:int = 3                       # checkpoints kept
     seed:int = 0                       # of the first weights and of the order of the data
     device:str = 'auto'                # 'auto' | 'cpu' | 'cuda' | …
     dtype:str = 'auto'                 # 'float32' | 'bfloat16' (autocast) | 'auto': bfloat16 on a GPU
-    compile:str = 'no'                 # 'no' | 'auto' | 'yes': torch.compile
+    compile:str = 'no'                 # torch.compile: 'no' | 'yes' | 'auto': if it works here
     tracker:str = ''                   # '' | 'tensorboard' (needs the package tensorboard; offline)
 
     def __post_init__(self):
         choices = dict(optimizer=OPTIMIZERS, schedule=SCHEDULES, dtype=('auto', 'float32', 'bfloat16'), compile=('no', 'auto', 'yes'), tracker=('', 'tensorboard'))
         least = dict(context_len=1, batch_size=1, learning_rate=0, weight_decay=0, warmup_steps=0, epochs=0, max_steps=1, max_minutes=0, grad_accumulation_steps=1,
-                     clip=0, validation_interval=0, validation_bytes=1, checkpoint_interval=1, keep=1, seed=0)
+                     clip=0, validation_interval=0, validation_bytes=1, checkpoint_interval=1, checkpoint_minutes=0, keep=1, seed=0)
         for f in dataclasses.fields(self):
             v = getattr(self, f.name); kind = {'int': int, 'float': (int, float), 'str': str}[f.type if isinstance(f.type, str) else f.type.__name__]
             if v is None and f.default is None: continue
@@ -89,21 +92,17 @@ def backward(
     model:Pico,
     batches:list,   # (x, y) of each micro-step, this process's rows
     autocast=None,  # a context in which the forward pass runs
-    world_size:int=1, # processes that share the step
+    loss=None,      # `model.loss`, or what `added` made of it; then gradients are sums over all processes
 )->dict:            # losses of the whole step: total, per_head, auxiliary, routed
-    "Gradients of one whole step, summed over its micro-steps and processes."
-    counts = sum(model.unembedding.counts(y) for _,y in batches)  # (N,) targets that the heads learn from
-    if world_size > 1: dist.all_reduce(counts)
-    parts, sums = len(batches) * world_size, 0
-    for x,y in batches:
-        with autocast or torch.autocast('cpu', enabled=False): loss = model.loss(x, y, counts=counts, parts=parts)
-        loss.total.backward()
-        sums = sums + torch.cat([v.detach().reshape(-1).double() for v in (loss.total, loss.auxiliary, loss.routed_fraction, loss.per_head)])
-    if world_size > 1:
-        grads = [p.grad for p in model.parameters() if p.grad is not None]
-        flat = torch.cat([g.reshape(-1) for g in grads]); dist.all_reduce(flat); dist.all_reduce(sums)
-        for g, part in zip(grads, flat.split([g.numel() for g in grads])): g.copy_(part.view_as(g))
-        for counts in model.latent.router.counted(): dist.all_reduce(counts)
+    "Gradients of one whole step, summed over its micro-steps and over all processes."
+    loss, sums = loss or model.loss, 0
+    counts = all_reduce(sum(model.unembedding.counts(y) for _,y in batches))  # (N,) targets that the heads learn from
+    for i,(x,y) in enumerate(batches):
+        with waiting(loss, last=i + 1 == len(batches)):
+            with autocast or contextlib.nullcontext(): l = loss(x, y, counts=counts, parts=len(batches) * world()[1])
+            l.total.backward()
+        sums = sums + torch.cat([v.detach().reshape(-1).double() for v in (l.total, l.auxiliary, l.routed_fraction, l.per_head)])
+    for t in [sums, *model.latent.router.counted()]: all_reduce(t)
     total, aux, routed, *per_head = sums.tolist()
     return dict(total=total, auxiliary=aux, routed=routed, per_head=per_head)
 
@@ -115,8 +114,7 @@ def make_optimizer(
     "The optimizer that the settings name, decaying matrices only."
     params = list(model.parameters())
     groups = [dict(params=[p for p in params if p.dim() >= 2], weight_decay=settings.weight_decay), dict(params=[p for p in params if p.dim() < 2], weight_decay=0.)]
-    processes, process = (dist.get_world_size(), dist.get_rank()) if dist.is_available() and dist.is_initialized() else (1, 0)
-    if settings.optimizer == 'soap': return SOAP(groups, lr=settings.learning_rate, process=process, processes=processes)
+    if settings.optimizer == 'soap': return SOAP(groups, lr=settings.learning_rate, process=world()[0], processes=world()[1])
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(.9, .95), fused=True)
 
 # %% ../nbs/11_train.ipynb #0f9bee60
@@ -134,72 +132,102 @@ def flops_per_byte(
     return 3 * 2 * forward
 
 # %% ../nbs/11_train.ipynb #6f5bea00
-MAY_CHANGE = {'epochs', 'max_steps', 'max_minutes', 'validation_interval', 'validation_bytes', 'checkpoint_interval', 'keep', 'device', 'compile', 'tracker'}
+MAY_CHANGE = {'epochs', 'max_steps', 'max_minutes', 'learning_rate', 'clip', 'validation_interval', 'validation_bytes', 'checkpoint_interval', 'checkpoint_minutes', 'keep', 'device', 'compile', 'tracker'}
 
-def open_run(
+def check_run(
     out:Path,              # the run directory
     config:PicoConfig,     # the model's shape
     settings:TrainConfig,  # how to train
     data:dict,             # where the data comes from, with its fingerprint
 )->bool:                   # True if there is a run to go on with
-    "Check or create a run directory."
+    "Look at a run directory without changing it."
     if out.exists() and not out.is_dir(): raise InputError(f"{out} is a file: give a directory for the run")
-    asked = dict(settings=dataclasses.asdict(settings), data=data, config=config.to_dict())
-    if (out/'train.json').exists():
-        old = read_json(out/'train.json', sealed=True); read_config(out/'config.json')
-        if not all(isinstance(old.get(k), dict) for k in asked): raise InputError(f"{out/'train.json'} does not describe a run: restore it, or train into another directory")
-        before = {**old['config'], **old['settings'], **{f'data {k}': v for k,v in old['data'].items()}}
-        now    = {**config.to_dict(), **asked['settings'], **{f'data {k}': v for k,v in data.items()}}
-        for k,v in now.items():
-            if k not in MAY_CHANGE and before.get(k, v) != v: raise InputError(f"{k}={v} contradicts the run in {out}, which has {before[k]}: train into another directory, or leave it out to go on")
-    elif out.exists() and any(p.name != '.lock' for p in out.iterdir()): raise InputError(f"{out} holds something else than a run of pico-train: give a new or empty directory")
-    else: asked['new'] = True
-    resume = not asked.pop('new', False)
-    out.mkdir(parents=True, exist_ok=True)
+    if not (out/'train.json').exists():
+        if out.exists() and any(p.name != '.lock' and not p.name.endswith('.tmp') for p in out.iterdir()): raise InputError(f"{out} holds something else than a run of pico-train: give a new or empty directory")
+        return False
+    old = read_json(out/'train.json', sealed=True)
+    if not all(isinstance(old.get(k), dict) for k in ('settings', 'data', 'config')): raise InputError(f"{out/'train.json'} does not describe a run: restore it, or train into another directory")
+    before = {**old['config'], **old['settings'], **{f'data {k}': v for k,v in old['data'].items()}}
+    now    = {**config.to_dict(), **dataclasses.asdict(settings), **{f'data {k}': v for k,v in data.items()}}
+    for k,v in now.items():
+        if k not in MAY_CHANGE and before.get(k, v) != v: raise InputError(f"{k}={v} contradicts the run in {out}, which has {before[k]}: train into another directory, or leave it out to go on")
+    if read_config(out/'config.json') != config: raise InputError(f"{out/'config.json'} is not what the run in {out} was begun with: restore it, train.json has the fields")
+    return True
+
+def begin_run(out:Path, config:PicoConfig, settings:TrainConfig, data:dict):
+    "Write what was asked, the description of the run last."
     write_whole(out/'config.json', lambda p: p.write_text(json.dumps(config.to_dict(), indent=2) + '\n'))
-    write_json(out/'train.json', asked)
-    return resume
+    write_json(out/'train.json', dict(settings=dataclasses.asdict(settings), data=data, config=config.to_dict()))
 
 # %% ../nbs/11_train.ipynb #75d96c6a
+def metrics_line(
+    m:dict, # step, progress, loss, …
+)->str:     # one line with its checksum
+    "A line of metrics.jsonl."
+    text = json.dumps(m)
+    return f'{text[:-1]}, "check": "{zlib.crc32(text.encode()):08x}"}}\n'
+
+def metrics_lines(
+    file:Path, # metrics.jsonl; none is as good as an empty one
+):             # yields each line and what it says, None if it is not what was written
+    "Read metrics line by line."
+    if not file.exists(): return
+    with open(file, encoding='utf-8', errors='replace') as f:
+        while line := f.readline(1_000_000):
+            try:
+                m = json.loads(line); check = m.pop('check')
+                good = f'{zlib.crc32(json.dumps(m).encode()):08x}' == check
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError): good = False     # cut short by a crash, or damaged
+            yield line, m if good else None
+
 def cut_metrics(
-    file:Path, # metrics.jsonl
+    out:Path,  # the run directory
     step:int,  # keep the lines up to this step
-)->dict:       # step -> recorded progress, of the steps that will be taken again
-    "Cut what lies after a checkpoint; return the progress recorded there."
-    kept, replay = [], {}
-    for line in (file.read_text(encoding='utf-8', errors='replace').splitlines() if file.exists() else []):
-        try: d = json.loads(line); s = int(d['step']); p = float(d['progress'])
-        except (ValueError, KeyError, TypeError): continue        # a line that a crash cut short
-        if s <= step: kept.append(line)
-        else: replay[s] = p
-    write_whole(file, lambda p: p.write_text(''.join(l + '\n' for l in kept)))
-    return replay
+)->tuple:      # step -> its recorded line, of the steps that will be taken again; and how many lines were damaged
+    "Cut what lies after a checkpoint, and return it."
+    again, damaged = {}, 0
+    for name in ('replay.jsonl', 'metrics.jsonl'):
+        for line, m in metrics_lines(out/name):
+            if m is None: damaged += 1
+            elif m['step'] > step: again[m['step']] = line
+    if again: write_whole(out/'replay.jsonl', lambda p: p.write_text(''.join(again.values())))
+    def keep(p):
+        with open(p, 'w') as f: f.writelines(line for line, m in metrics_lines(out/'metrics.jsonl') if m and m['step'] <= step)
+    write_whole(out/'metrics.jsonl', keep)
+    return {k: json.loads(v) for k,v in again.items()}, damaged
 
 def read_metrics(
     out:Path, # a run directory
-)->list:      # of dicts, one for each step
+)->list:      # of dicts, one for each step; damaged lines are left out
     "The metrics of a run."
     file = Path(out)/'metrics.jsonl'
     if not file.exists(): raise InputError(f"{out} holds no metrics.jsonl: give a run directory of pico-train")
-    lines = []
-    for line in file.read_text(encoding='utf-8', errors='replace').splitlines():
-        try: lines.append(json.loads(line))
-        except ValueError: pass
-    return lines
+    return [m for _, m in metrics_lines(file) if m]
 
 # %% ../nbs/11_train.ipynb #397c31d9
+def span(
+    seconds:float,
+)->str: # '42 s', '3 min 20 s', '5 h 7 min', '6 d 4 h'
+    "A time to be read."
+    s = int(max(0, min(seconds, 1e12)))
+    for large, small, unit, part in ((86400, 3600, 'd', 'h'), (3600, 60, 'h', 'min'), (60, 1, 'min', 's')):
+        if s >= large: return f'{s // large} {unit} {s % large // small} {part}'
+    return f'{s} s'
+
 class Progress:
     "A progress bar: loss, bits per byte, bytes per second, time left; plain lines where there is no terminal."
     def __init__(self, show:bool=True): # False shows nothing
         notebook = 'ipykernel' in sys.modules
         self.bar = tqdm(total=1., bar_format='{percentage:3.0f}%|{bar:24}| {postfix}') if show and (notebook or sys.stderr.isatty()) else None
-        self.lines, self.next = show and self.bar is None, 0.
+        self.lines, self.start, self.next = show and self.bar is None, time.monotonic(), 0.
 
     def update(self, m:dict, progress:float, left:float): # a metrics line, fraction done, seconds left
-        "Show the newest step."
-        text = f"step {m['step']}, loss {m['loss']:.3f}, {m['bpb']:.3f} bits per byte, {m['bytes_per_second']:,.0f} bytes/s, {int(left)//60}:{int(left)%60:02d} left"
-        if self.bar is not None: self.bar.n = min(progress, 1.); self.bar.set_postfix_str(text)
-        elif self.lines and progress >= self.next: self.next = progress + .1; print(text, file=sys.stderr, flush=True)
+        "Show the newest step, if it is time to."
+        now = time.monotonic() - self.start
+        if now < self.next or (self.bar is None and not self.lines): return
+        text = f"step {m['step']}, loss {m['loss']:.3f}, {m['bpb']:.3f} bits per byte, {m['bytes_per_second']:,.0f} bytes/s, {span(left)} left"
+        if self.bar is not None: self.bar.n, self.next = min(progress, 1.), now + .1; self.bar.set_postfix_str(text)
+        else: self.next = now + min(max(10, now/10), 600); print(f'{progress:4.0%} {text}', file=sys.stderr, flush=True)
 
     def say(self, text:str):
         "A line above the bar."
@@ -210,6 +238,13 @@ class Progress:
         if self.bar is not None: self.bar.close()
 
 # %% ../nbs/11_train.ipynb #bdc60b77
+def publish(
+    checkpoint:Path, # a checkpoint folder
+    file:Path,       # the run's model.safetensors
+):
+    "Put the weights of a checkpoint where `Pico.from_pretrained` looks for them."
+    write_whole(file, lambda p: shutil.copyfile(checkpoint/file.name, p))
+
 @dataclass
 class Run:
     "A training run in progress: what a checkpoint holds and how to make one."
@@ -217,54 +252,96 @@ class Run:
     model:Pico
     optimizer:torch.optim.Optimizer
     settings:TrainConfig
+    source:object           # a `Corpus` or a `Stream`
     step:int = 0            # optimizer steps taken
     elapsed:float = 0.      # seconds spent in earlier sessions
-    best:tuple = (math.inf, None) # bits per byte and step of the best validation
+    best:tuple = (math.inf, None) # bits per byte and step of the best checkpoint
     background:Background = dataclasses.field(default_factory=Background) # writes checkpoints
 
-    def save(self, elapsed:float, write:bool=True):
-        "Begin a checkpoint, and the model beside it: copied now, written while training goes on."
+    def save(self, elapsed:float):
+        "Begin a checkpoint, and the model beside it: copied now, written while training goes on. Called by all processes."
+        rank, size = world()
+        lanes = {}
+        if isinstance(self.source, Stream):
+            for r in range(size): lanes |= shared(self.source.state(), r)
+        optimizer = getattr(self.optimizer, 'whole_state_dict', self.optimizer.state_dict)()     # SOAP's is spread over the processes
+        if rank: return
         self.background.wait()                                    # for the one before
         weights, step, best = copied(self.model.state_dict()), self.step, self.best
-        whole = getattr(self.optimizer, 'whole_state_dict', self.optimizer.state_dict)()     # SOAP's is spread over the processes: all must come here
-        if not write: return
-        state = copied(dict(step=step, elapsed=elapsed, best=list(best), optimizer=whole))
+        state = copied(dict(step=step, elapsed=elapsed, best=list(best), optimizer=optimizer, lanes=lanes))
         def job():
+            flush(self.out/'metrics.jsonl')                       # no checkpoint on disk is ahead of its metrics
             new = save(self.out/'checkpoints', step, weights, state, keep=self.settings.keep, best=best[1])
-            write_whole(self.out/'model.safetensors', lambda p: p.write_bytes((new/'model.safetensors').read_bytes()))
+            publish(new, self.out/'model.safetensors')
         self.background.start(job)
 
-    def resume(self, say):
-        "Go on from the newest good checkpoint, if there is one."
+    def read(self, say)->tuple: # weights and state, None if the run has no checkpoint yet
+        "The newest good checkpoint."
         c = newest(self.out/'checkpoints', say)
-        if c is None:
-            if all_steps(self.out/'checkpoints'): raise InputError(f"no checkpoint in {self.out} is whole: train into another directory")
-            return
-        weights, state = load(c)
+        if c is None and all_steps(self.out/'checkpoints'): raise InputError(f"no checkpoint in {self.out} is whole: train into another directory")
+        if c is None: return None
+        found = *load(c), str(c)
+        if not (own := self.out/'model.safetensors').exists() or sha256(own) != sha256(c/own.name): publish(c, own)     # it was killed between the two
+        return found
+
+    def go_on(self, weights:dict, state:dict, where:str): # what `read` returned
+        "Take over what a checkpoint holds."
         try:
             self.model.load_state_dict(weights); self.optimizer.load_state_dict(state['optimizer'])
             self.step, self.elapsed, self.best = int(state['step']), float(state['elapsed']), tuple(state['best'])
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as e: raise InputError(f"{c} does not fit this run ({type(e).__name__}): delete it to use the checkpoint before it") from None
+            if isinstance(self.source, Stream): self.source.load_state(state['lanes'])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as e: raise InputError(f"{where} does not fit this run ({type(e).__name__}): delete it to use the checkpoint before it") from None
 
-@dataclass
 class Stop:
-    "Set by a signal: finish the step, save, leave."
-    signal:int = None
+    "Set by a signal: finish the step, save, leave. A second Ctrl-C leaves at once."
+    def __init__(self): self.signal, self.when = 0, 0.
+    def note(self, number, frame):
+        if self.signal == number == signal.SIGINT and time.monotonic() - self.when > 1: raise KeyboardInterrupt
+        if not self.signal: self.signal, self.when = number, time.monotonic()
     def __enter__(self):
         self.old = {}
         if threading.current_thread() is threading.main_thread():
-            for s in (signal.SIGINT, signal.SIGTERM): self.old[s] = signal.signal(s, lambda n, _: setattr(self, 'signal', n))
+            for s in (signal.SIGINT, signal.SIGTERM): self.old[s] = signal.signal(s, self.note)
         return self
     def __exit__(self, *_):
         for s, handler in self.old.items(): signal.signal(s, handler)
 
 # %% ../nbs/11_train.ipynb #7f56364f
 def pick_device(name:str)->torch.device: # 'auto' or a device name
-    "The device to use; 'auto' takes a GPU if there is one."
-    try: device = torch.device(('cuda' if torch.cuda.is_available() else 'cpu') if name == 'auto' else name)
+    "The device to use; 'auto' takes a GPU if there is one, each process of a machine its own."
+    own = f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % max(1, torch.cuda.device_count())}"
+    try: device = torch.device((own if torch.cuda.is_available() else 'cpu') if name == 'auto' else own if name == 'cuda' else name)
     except RuntimeError: raise InputError(f"device={name!r} is unknown: use auto, cpu or cuda") from None
     if device.type == 'cuda' and not torch.cuda.is_available(): raise InputError(f"device={name!r} is not available here: use cpu")
     return device
+
+def pick_autocast(
+    dtype:str,           # 'float32' | 'bfloat16' | 'auto'
+    device:torch.device,
+):                       # a context for the forward pass, or None
+    "bfloat16 where it is faster: on a GPU that computes with it."
+    low = dtype == 'bfloat16' or (dtype == 'auto' and device.type == 'cuda' and torch.cuda.is_bf16_supported(including_emulation=False))
+    return torch.autocast(device.type, torch.bfloat16) if low else None
+
+def compile_model(
+    model:Pico,
+    how:str,   # 'no' | 'auto' | 'yes'
+    x:Tensor,  # (B, T) of the shape that will be trained on
+    cast=None, # the autocast context
+    say=print, # called with a line if it does not work
+):
+    "Compile the forward pass if that is asked for; with 'auto', stay with plain PyTorch and say so if it does not work."
+    if how == 'no': return
+    model.states = torch.compile(model.states)
+    try:
+        with cast or contextlib.nullcontext(): model.loss(x, x[..., None].expand(*x.shape, model.config.next_tokens)).total.backward()       # compiled at the first call
+    except Exception as e:
+        del model.states                                          # the plain method is there again
+        why = ' '.join(f'{type(e).__name__}: {e}'.split())[:120]
+        if how == 'yes': raise InputError(f"compile='yes' does not work here ({why}): install a C++ compiler, or use compile='auto' or 'no'") from None
+        say(f'not compiled, since that does not work here ({why})')
+    for p in model.parameters(): p.grad = None
+    for seen in model.latent.router.counted(): seen.zero_()
 
 def budget(
     s:TrainConfig,
@@ -278,97 +355,117 @@ def budget(
 
 def train(
     out:str,                   # run directory, made if needed; a run found there is continued
-    source,                    # a `Corpus`, or anything `load_corpus` takes
+    source,                    # a `Corpus`, a `Stream`, or anything `load_corpus` takes
     config:PicoConfig=None,    # the model's shape; default: the preset 'xs'
     settings:TrainConfig=None, # how to train
     validation:Corpus=None,    # held-out text; default: the source's validation split
     column:str='text',         # for sources made of rows
     limit:int=None,            # only the first so many bytes of the training split
     progress:bool=True,        # show a bar
+    streaming:bool=False,      # read the source while it arrives, storing nothing (chapter 01a)
 )->Pico:
     "Train a model, or go on with the run in `out`. Interrupted at any moment, it continues exactly where its last checkpoint was."
     out, s, config = Path(out), settings or TrainConfig(), config or PicoConfig.preset('xs')
-    world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_available() and dist.is_initialized() else (1, 0)
-    corpus = source if isinstance(source, Corpus) else load_corpus(source, 'train', column, limit, config.marks)
-    if validation is None and not isinstance(source, Corpus): validation = load_corpus(source, 'validation', column, marks=config.marks)
-    batch(corpus, 0, s.batch_size, s.context_len, config.next_tokens, s.seed, rank, world)    # refuses what cannot be trained on, before anything is written
+    rank, size = world()
+    named = not isinstance(source, (Corpus, Stream))
+    if named: source = Stream(source, column, config.marks) if streaming else load_corpus(source, 'train', column, limit, config.marks)
+    if isinstance(source, Stream):
+        if s.epochs or limit: raise InputError(f"{source.name} is streamed, so nobody knows how long it is: give --max_steps or --max_minutes instead of --epochs and --limit")
+        source.begin(s.batch_size, s.context_len, config.next_tokens, rank, size)
+        if validation is None: validation = alone(lambda: source.validation(s.validation_bytes)) if size == 1 else source.validation(s.validation_bytes)
+    else:
+        batch(source, 0, s.batch_size, s.context_len, config.next_tokens, s.seed, rank, size)     # refuses what cannot be trained on, before anything is written
+        if validation is None and named: validation = load_corpus(source.name, 'validation', column, marks=config.marks)
+    data = dict(source=source.name, column=column, limit=limit, streaming=isinstance(source, Stream), fingerprint=source.fingerprint)
     device = pick_device(s.device)
+    resumed = alone(lambda: check_run(out, config, s, data))
     torch.manual_seed(s.seed)
-    model = Pico(config).to(device).train()
-    run = Run(out, model, make_optimizer(model, s), s)
-    data = dict(source=corpus.name, column=column, limit=limit, fingerprint=corpus.fingerprint)
-    if rank == 0: out.parent.mkdir(parents=True, exist_ok=True)
-    resumed = open_run(out, config, s, data) if rank == 0 else None
-    if world > 1: dist.barrier(); resumed = (out/'checkpoints').exists()
-    show = Progress(progress and rank == 0)
-    with only_writer(out) if rank == 0 else Stop() as _, Stop() as stop:
-        if resumed: run.resume(show.say)
-        loop(run, corpus, validation, device, rank, world, stop, show)
+    try: model = Pico(config).to(device).train()
+    except (RuntimeError, MemoryError) as e: raise InputError(f"a model of this shape could not be made ({str(e).splitlines()[0][:100]}): give a smaller dim or fewer blocks") from None
+    run = Run(out, model, make_optimizer(model, s), s, source)
+    with contextlib.ExitStack() as stack, Stop() as stop:
+        def begin():
+            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(only_writer(out)); begin_run(out, config, s, data)
+        alone(begin)
+        show = stack.enter_context(contextlib.closing(Progress(progress and rank == 0)))
+        found = alone(lambda: run.read(show.say)) if resumed else None
+        if found: run.go_on(*found)
+        loop(run, validation, device, stop, show)
     return model.eval()
 
 # %% ../nbs/11_train.ipynb #9de55943
-def loop(run, corpus, validation, device, rank, world, stop, show):
+def loop(run:Run, validation, device, stop:Stop, show:Progress):
     "Optimizer steps until the budget is spent or a signal arrives."
-    s, model, c = run.settings, run.model, run.model.config
-    micro = s.grad_accumulation_steps
+    s, model, c, source = run.settings, run.model, run.model.config, run.source
+    (rank, size), micro, streamed = world(), s.grad_accumulation_steps, isinstance(source, Stream)
     per_step = s.batch_size * s.context_len * micro
-    by_epochs = math.ceil(s.epochs * (corpus.size // s.context_len) / (s.batch_size * micro)) if s.epochs else math.inf
+    by_epochs = math.ceil(s.epochs * (source.size // s.context_len) / (s.batch_size * micro)) if s.epochs else math.inf
     steps = min(s.max_steps or math.inf, by_epochs)
     if steps == math.inf and not s.max_minutes: steps = 3600                       # the original's default
-    low = s.dtype == 'bfloat16' or (s.dtype == 'auto' and device.type == 'cuda')
-    cast = torch.autocast(device.type, torch.bfloat16) if low else None
-    if s.compile == 'yes' or (s.compile == 'auto' and device.type == 'cuda'): model.states = torch.compile(model.states)
-    replay = cut_metrics(run.out/'metrics.jsonl', run.step) if rank == 0 else {}
-    tracker = open_tracker(s, run.out) if rank == 0 else None
+    cast = pick_autocast(s.dtype, device)
+    compile_model(model, s.compile, torch.arange(s.batch_size // size * s.context_len, device=device).view(-1, s.context_len) % 256, cast, show.say)
+    loss = added(model, model.loss)
+    again, damaged = cut_metrics(run.out, run.step) if rank == 0 else ({}, 0)
+    if damaged: show.say(f'{damaged} damaged lines of {run.out/"metrics.jsonl"} were left out')
+    tracker = open_tracker(s, run.out, run.step) if rank == 0 else None
     show.say(f"{model.num_parameters():,} parameters, {flops_per_byte(c)/1e6:.1f} MFLOP per byte, {per_step:,} bytes per step, "
-             + (f"{steps:,} steps" if steps < math.inf else f"{s.max_minutes:g} minutes") + (f", going on at step {run.step}" if run.step else ''))
+             + (f"{steps:,} steps" if steps < math.inf else f"{s.max_minutes:g} minutes") + (f", {size} processes" if size > 1 else '') + (f", going on at step {run.step}" if run.step else ''))
     start = time.perf_counter()
     clock = lambda: run.elapsed + time.perf_counter() - start
-    saved, last, m = run.step, clock(), None
-    with run.background, open(run.out/'metrics.jsonl' if rank == 0 else os.devnull, 'a') as log:
+    first, saved, saved_at, last, trouble = run.step, run.step, clock(), clock(), None
+    spent = lambda: again[run.step + 1]['progress'] if run.step + 1 in again else budget(s, run.step, clock(), steps)
+    progress = spent()
+    with run.background, open(run.out/'metrics.jsonl' if rank == 0 else os.devnull, 'ab', buffering=0) as log:
         while True:
-            spent = replay.get(run.step + 1, budget(s, run.step, clock(), steps))
-            if world > 1:                                          # all processes must agree on the schedule and on when to stop
-                shared = torch.tensor([spent, float(stop.signal or 0)], dtype=torch.float64); dist.all_reduce(shared, dist.ReduceOp.MAX)
-                spent, stop.signal = shared[0].item(), int(shared[1]) or None
-            if spent >= 1 or stop.signal: break
-            lr = s.learning_rate * rate(run.step, spent, s.warmup_steps, s.schedule)
+            if streamed:
+                try: source.ready(micro)
+                except InputError as e: trouble = e
+            # all processes must agree on the schedule, on when to save and on when to stop; rank 0's clock counts
+            late = clock() - saved_at >= 60 * s.checkpoint_minutes
+            progress, late, stop.signal, broken = agree([progress, late, stop.signal, trouble is not None] if rank == 0 else [0, 0, stop.signal, trouble is not None])
+            ending = progress >= 1 or stop.signal or broken
+            if run.step > saved and (ending or late or run.step % s.checkpoint_interval == 0): run.save(clock()); saved, saved_at = run.step, clock()
+            if ending: break
+            lr = s.learning_rate * rate(run.step, progress, s.warmup_steps, s.schedule)
             for g in run.optimizer.param_groups: g['lr'] = lr
-            batches = [tuple(t.to(device) for t in batch(corpus, run.step*micro + i, s.batch_size, s.context_len, c.next_tokens, s.seed, rank, world)) for i in range(micro)]
-            out = backward(model, batches, cast, world)
+            batches = [source.batch() if streamed else batch(source, run.step*micro + i, s.batch_size, s.context_len, c.next_tokens, s.seed, rank, size) for i in range(micro)]
+            out = backward(model, [(x.to(device), y.to(device)) for x,y in batches], cast, loss)
             norm = nn.utils.clip_grad_norm_(model.parameters(), s.clip or math.inf).item()
             if not (math.isfinite(out['total']) and math.isfinite(norm)):
                 raise InputError(f"step {run.step + 1} (batches {run.step*micro} to {run.step*micro + micro - 1}) gave loss {out['total']} and gradient norm {norm}: the weights were not changed; "
-                                 f"go on from the last checkpoint with a smaller learning_rate")
-            run.optimizer.step(); run.optimizer.zero_grad(); model.router_state_step()
+                                 f"go on from the last checkpoint with a smaller --learning_rate or --clip")
+            with waiting(): run.optimizer.step()                   # SOAP sends too
+            run.optimizer.zero_grad(); model.router_state_step()
             run.step += 1
-            now = clock()
-            m = dict(step=run.step, progress=spent, bytes=run.step*per_step, loss=out['total'], bpb=out['per_head'][0]/math.log(2), per_head=out['per_head'], auxiliary=out['auxiliary'],
-                     routed=out['routed'], learning_rate=lr, grad_norm=norm, seconds=now, bytes_per_second=per_step/(now-last))
-            last = now
-            done = budget(s, run.step, now, steps)
-            at_end = replay.get(run.step + 1, done) >= 1
+            if run.step in again: run.elapsed += max(0., again[run.step]['seconds'] - clock())      # time that was spent stays spent
+            m = dict(step=run.step, progress=progress, bytes=run.step*per_step, loss=out['total'], bpb=out['per_head'][0]/math.log(2), per_head=out['per_head'], auxiliary=out['auxiliary'],
+                     routed=out['routed'], learning_rate=lr, grad_norm=norm, seconds=clock(), bytes_per_second=per_step/max(clock()-last, 1e-9))
+            last, progress = clock(), spent()
             if rank == 0:
-                if validation is not None and (at_end or (s.validation_interval and run.step % s.validation_interval == 0)):
+                to_save = progress >= 1 or run.step % s.checkpoint_interval == 0
+                if validation is not None and (progress >= 1 or (s.validation_interval and (to_save or run.step % s.validation_interval == 0))):
                     m['validation_bpb'] = bits_per_byte(model, validation, max_bytes=s.validation_bytes).bpb
-                    if m['validation_bpb'] < run.best[0]: run.best = m['validation_bpb'], run.step
+                    if to_save and m['validation_bpb'] < run.best[0]: run.best = m['validation_bpb'], run.step
                     show.say(f"step {run.step}: {m['validation_bpb']:.3f} bits per byte on held-out text")
-                log.write(json.dumps(m) + '\n'); log.flush()
+                try: log.write(metrics_line(m).encode())
+                except OSError as e: raise InputError(f"{run.out/'metrics.jsonl'} could not be written ({e.strerror}): free some space and start again, earlier checkpoints are intact") from None
                 if tracker: tracker(m)
-                show.update(m, done, now * (1/max(done, 1e-9) - 1))
+                left = m['seconds'] * (1/max(progress, 1e-9) - 1)
+                if run.step == first + 3: show.say(f"about {span(left)} to go")
+                show.update(m, progress, left)
                 run.background.check()                             # a full disk stops the run here
-            if (at_end and world == 1) or run.step % s.checkpoint_interval == 0: run.save(clock(), rank == 0); saved = run.step
-        if saved != run.step: run.save(clock(), rank == 0)
-    show.close()
-    if not (run.out/'model.safetensors').exists() and rank == 0: model.save_pretrained(run.out)
+    if rank == 0 and not (run.out/'model.safetensors').exists(): model.save_pretrained(run.out)
+    if broken: raise InputError(f"{trouble or 'the source failed in another process'}; everything up to step {run.step} is saved, start again to go on")
     if stop.signal: show.say(f"stopped at step {run.step} and saved; go on with: pico-train {run.out}")
+    elif rank == 0: (run.out/'replay.jsonl').unlink(missing_ok=True)
 
-def open_tracker(s:TrainConfig, out:Path):
+def open_tracker(s:TrainConfig, out:Path, step:int): # step: what comes after it is written anew
     "A function that receives each metrics line, or None."
     if s.tracker != 'tensorboard': return None
     try: from torch.utils.tensorboard import SummaryWriter
-    except ImportError: raise InputError("tracker='tensorboard' needs the package tensorboard: pip install tensorboard, or leave it out") from None
-    writer = SummaryWriter(out/'tensorboard')
+    except ImportError: raise InputError("tracker='tensorboard' needs a package that is not installed: pip install 'pico-lm[tracker]', or leave it out") from None
+    writer = SummaryWriter(out/'tensorboard', purge_step=step + 1)
     return lambda m: [writer.add_scalar(k, v, m['step']) for k,v in m.items() if isinstance(v, (int, float))]
 
 # %% ../nbs/11_train.ipynb #c38f012f

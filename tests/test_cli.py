@@ -62,7 +62,7 @@ def test_a_broken_config_loses_nothing(run, capsys):
         assert tree(run) == before
     finally: (run/'config.json').write_bytes(good)
 
-@pytest.mark.parametrize('flag', ['--dim=48', '--seed=3', '--batch-size=4', '--learning_rate=0.5'])
+@pytest.mark.parametrize('flag', ['--dim=48', '--seed=3', '--batch-size=4', '--warmup_steps=7'])
 def test_a_flag_that_contradicts_the_run(run, capsys, flag):
     before = tree(run)
     refused(capsys, train_command, run, flag, words='contradicts')
