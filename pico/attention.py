@@ -202,50 +202,78 @@ class Ring:
         device=None,
     ):
         if window is None or window < 0: raise ValueError(f"window={window}: a cache needs a window of 0 or more bytes")
-        self.window, self.max_rollback, self.slots = window, max_rollback, window + 1 + max_rollback
-        self.length = torch.zeros(batch_size, dtype=torch.long, device=device)
-        self.spare  = torch.zeros_like(self.length)               # how many bytes each row could still take back
+        if max_rollback < 0: raise ValueError(f"max_rollback={max_rollback}: give 0 or more bytes")
+        self.rows, self.window, self.max_rollback, self.slots = batch_size, window, max_rollback, window + 1 + max_rollback
+        self.seen, self.spare = 0, 0                              # bytes seen, and how many could be taken back: a number while all rows are alike, else (B,)
         self.slot   = torch.arange(self.slots, device=device)
+        self.around = torch.cat([self.slot, self.slot])[:,None]   # (2R, 1)
+        self.tables, self.slopes = {}, None
+
+    def column(self, n)->Tensor: # (B,)
+        "One number per row."
+        return n if torch.is_tensor(n) else torch.full((self.rows,), n, device=self.slot.device)
+
+    def table(self, T, slopes, dtype)->Tensor: # (H, T, 2R)
+        "The bias of T bytes from slot 0 on over all slots, twice around: a stretch of it is the bias from another slot on."
+        if slopes is not self.slopes: self.tables, self.slopes = {}, slopes
+        if (T, dtype) not in self.tables:
+            back = (self.slot[:T,None] - self.around[:,0]) % self.slots
+            bias = -slopes.to(torch.promote_types(dtype, torch.float32))[:,None,None] * back
+            # a large finite number hides as well as -inf does, and a padded byte that sees nothing stays finite
+            self.tables[T, dtype] = bias.to(dtype).masked_fill(back > self.window, torch.finfo(dtype).min / 2)
+        return self.tables[T, dtype]
 
     def begin(self,
-        T:int,               # new bytes
-        lengths:Tensor,      # (B,) how many of them are real; None = all
+        q:Tensor,            # (B, H, T, K)
+        G:int,               # key/value heads
         slopes:Tensor,       # (H,)
-        dtype,               # of the scores
+        lengths:Tensor=None, # (B,) how many of the new bytes are real; None = all
     ):
         "Make room for the next bytes of each row, and work out what all blocks need for this step."
-        i = torch.arange(T, device=self.length.device)
-        at = self.length[:,None] + i                              # (B, T) positions of the new bytes
-        self.to = at % self.slots
-        n = T if lengths is None else lengths
-        if lengths is not None or T > self.slots:                 # padding, and what would be overwritten at once, goes to a slot beyond the ring
-            n = torch.full_like(self.length, T) if lengths is None else lengths
-            self.to = torch.where((i < n[:,None]) & (i >= n[:,None] - self.slots), self.to, self.slots)
-        if T <= 1 + self.max_rollback:                            # few bytes: nothing they still see is overwritten by them
-            back = (at[:,:,None] - self.slot) % self.slots        # (B, T, R)
-            hidden = back > at.clamp(max=self.window)[:,:,None]
-            fine = torch.promote_types(dtype, torch.float32)
-            # a large finite number hides as well as -inf does, and a padded byte that sees nothing stays finite
-            self.bias = (-slopes.to(fine)[:,None,None] * back[:,None]).to(dtype).masked_fill(hidden[:,None], torch.finfo(dtype).min / 2)    # (B, H, T, R)
-        else:                                                     # many bytes: the last W held, in order, will be joined with the new ones
-            held = self.length.clamp(max=self.window); most = int(held.max())
-            self.old = (self.length[:,None] - most + torch.arange(most, device=self.length.device)) % self.slots
-            self.start, self.bias = most - held, None             # so many of the first keys of a row are not there
-            if not bool(self.start.any()): self.start = None
-        self.length = self.length + n
-        self.spare = (self.spare + n).clamp_(max=self.max_rollback)
+        (B, H, T, K), R, few = q.shape, self.slots, q.shape[2] <= 1 + self.max_rollback     # few bytes: nothing they still see is overwritten by them
+        if few and lengths is None and not torch.is_tensor(self.seen):      # rows alike: two look-ups
+            p, self.held = self.seen % R, min(R, self.seen + T)
+            self.to   = self.around[p:p+T].expand(B, 2*G, T, K)   # slots to be written
+            self.bias = self.table(T, slopes, q.dtype)[:,:,R-p:R-p+self.held].view(1, G, H//G * T, self.held)
+        else:
+            seen, i, self.held = self.column(self.seen), torch.arange(T, device=self.slot.device), R
+            at = seen[:,None] + i                                 # (B, T) positions of the new bytes
+            to = at % R
+            if lengths is not None or T > R:                      # padding, and what would be overwritten at once, goes to a slot beyond the ring
+                real = self.column(T if lengths is None else lengths)[:,None]
+                to = torch.where((i < real) & (i >= real - R), to, R)
+            self.to = to[:,None,:,None].expand(B, 2*G, T, K)
+            if few:
+                bias = self.table(1, slopes, q.dtype)[:,0].unfold(1, R, 1)[:, R - at % R].transpose(0, 1)               # (B, H, T, R)
+                bias = bias.masked_fill((self.slot > at[:,:,None])[:,None], torch.finfo(q.dtype).min / 2)               # never written
+                self.bias = bias.reshape(B, G, H//G * T, R)
+            else:                                                 # many bytes: the last W held, in order, will be joined with the new ones
+                held = seen.clamp(max=self.window); most = int(held.max())
+                old = (seen[:,None] - most + torch.arange(most, device=held.device)) % R
+                self.old, self.bias = old[:,None,:,None].expand(B, 2*G, most, K), None
+                self.start = most - held                          # so many of the first keys of a row are not there
+                if not bool(self.start.any()): self.start = None
+        self.advance(T if lengths is None else lengths)
+
+    def advance(self, n): # a number, or (B,)
+        "Count bytes, and what can be taken back."
+        self.seen, spare = self.seen + n, self.spare + n
+        self.spare = spare.clamp(max=self.max_rollback) if torch.is_tensor(spare) else min(spare, self.max_rollback)
+        if self.rows == 1: self.seen, self.spare = int(self.seen), int(self.spare)
 
     def rollback(self,
         n, # bytes to take back: an int, or (B,) one number per row
     ):
         "Forget the last bytes of each row, as if they had never been seen."
-        n = torch.as_tensor(n, device=self.length.device).expand_as(self.length)
-        if bool(((n > self.spare) | (n < 0)).any()): raise ValueError(f"rollback of {n.tolist()} bytes: at most {self.spare.tolist()} can be taken back (max_rollback={self.max_rollback})")
-        self.length, self.spare = self.length - n, self.spare - n
+        if self.rows == 1 and torch.is_tensor(n): n = int(n)
+        wrong = (n > self.spare) | (n < 0)
+        if wrong.any() if torch.is_tensor(wrong) else wrong:
+            raise ValueError(f"rollback of {self.column(n).tolist()} bytes: at most {self.column(self.spare).tolist()} can be taken back (max_rollback={self.max_rollback})")
+        self.seen, self.spare = self.seen - n, self.spare - n
 
 # %% ../nbs/03_attention.ipynb #896c8b16
 class KVCache:
-    "Keys and values of the last bytes in a ring; each row has its own length; the last bytes can be taken back."
+    "Keys and values of the last bytes in a ring; each row has its own length; the last bytes can be taken back. For writing, not for learning: no gradient flows into it."
     def __init__(self,
         batch_size:int,     # rows
         kv_heads:int,       # G
@@ -257,30 +285,28 @@ class KVCache:
     ):
         self.first, self.ring = ring is None, ring or Ring(batch_size, window, max_rollback, device)
         # one slot more than the ring has: what must not be written (padding) is written there
-        self.keys   = torch.zeros(batch_size, kv_heads, self.ring.slots + 1, head_width, dtype=dtype, device=device)
-        self.values = torch.zeros_like(self.keys)
+        self.kv   = torch.zeros(batch_size, 2*kv_heads, self.ring.slots + 1, head_width, dtype=dtype, device=device)
+        self.held = self.kv[:,:,:-1].split(kv_heads, 1)           # keys and values, (B, G, R, K) each, views
 
     @property
-    def length(self)->Tensor: return self.ring.length             # (B,) bytes seen
+    def length(self)->Tensor: return self.ring.column(self.ring.seen)     # (B,) bytes seen
 
     def attend(self,
         q:Tensor,            # (B, H, T, K)
-        k:Tensor, v:Tensor,  # (B, G, T, K)
+        kv:Tensor,           # (B, 2G, T, K) keys of G heads, then values
         slopes:Tensor,       # (H,)
         lengths:Tensor=None, # (B,) real bytes per row; None = all
     )->Tensor:               # (B, H, T, K); arbitrary but finite where padded
         "Look at what is held and at the new bytes, then keep the new bytes."
-        (B, H, T, K), G, r = q.shape, k.shape[1], self.ring
-        if self.first: r.begin(T, lengths, slopes, q.dtype)
-        if r.bias is None:
-            at = r.old[:,None,:,None].expand(B, G, -1, K)
-            keys, values = (torch.cat([old.gather(2, at).to(new.dtype), new], 2) for old,new in ((self.keys, k), (self.values, v)))
+        G, r = kv.shape[1] // 2, self.ring
+        if self.first: r.begin(q, G, slopes, lengths)
+        if r.bias is None:                                        # many bytes: the plain road
+            keys, values = torch.cat([self.kv.gather(2, r.old).to(kv.dtype), kv], 2).split(G, 1)
             out = attention(q, keys, values, r.window, slopes, k_start=r.start)
-        at = r.to[:,None,:,None].expand(B, G, T, K)
-        self.keys.scatter_(2, at, k.to(self.keys.dtype)); self.values.scatter_(2, at, v.to(self.values.dtype))
-        if r.bias is not None:                                    # query heads of one key/value head become rows of one matrix
-            keys, values = (t[:,:,:r.slots].to(q.dtype) for t in (self.keys, self.values))
-            out = F.scaled_dot_product_attention(q.reshape(B, G, -1, K), keys, values, r.bias.view(B, G, -1, r.slots)).view(B, H, T, K)
+        self.kv.scatter_(2, r.to, kv.detach().to(self.kv.dtype))
+        if r.bias is not None:                                    # few: query heads of one key/value head become rows of one matrix
+            keys, values = self.held if r.held == r.slots else (x[:,:,:r.held] for x in self.held)
+            out = F.scaled_dot_product_attention(grouped(q, G), keys.to(q.dtype), values.to(q.dtype), r.bias).view(q.shape)
         return out
 
     def rollback(self,
@@ -300,8 +326,8 @@ class Attention(nn.Module):
     ):
         super().__init__()
         if q_heads % kv_heads: raise ValueError(f"q_heads={q_heads} is no multiple of kv_heads={kv_heads}")
-        self.heads, self.width, self.window = (q_heads, kv_heads, kv_heads), dim // q_heads, window
-        self.fused_qkv = nn.Linear(dim, sum(self.heads) * self.width, bias=False)
+        self.heads, self.width, self.window = (q_heads, kv_heads), dim // q_heads, window
+        self.fused_qkv = nn.Linear(dim, (q_heads + 2*kv_heads) * self.width, bias=False)
         self.proj = nn.Linear(q_heads * self.width, dim, bias=False)
         self.register_buffer('slopes', alibi_slopes(q_heads), persistent=False)
 
@@ -311,12 +337,11 @@ class Attention(nn.Module):
         lengths:Tensor=None, # (B,) real bytes per row, with a cache
     )->Tensor:               # (B, T, D)
         "Let each byte look back."
-        B, T, D = x.shape
-        qkv = self.fused_qkv(x).view(B, T, -1, self.width).transpose(1, 2)     # (B, H + 2G, T, K)
-        q, k, v = qkv.split(self.heads, 1)
-        slopes = self.slopes
-        out = attention(q, k, v, self.window, slopes) if cache is None else cache.attend(q, k, v, slopes, lengths)
-        return self.proj(out.transpose(1, 2).reshape(B, T, -1))
+        (B, T, D), (H, G), slopes = x.shape, self.heads, self.slopes
+        qkv = F.linear(x, self.fused_qkv.weight).view(B, T, H + 2*G, self.width).transpose(1, 2)       # not self.fused_qkv(x): a call less per byte
+        q, kv = qkv.split((H, 2*G), 1)                            # (B, H, T, K), (B, 2G, T, K)
+        out = attention(q, *kv.split(G, 1), self.window, slopes) if cache is None else cache.attend(q, kv, slopes, lengths)
+        return F.linear(out.transpose(1, 2).reshape(B, T, H * self.width), self.proj.weight)
 
     def new_cache(self, batch_size, max_rollback=0, dtype=None, device=None, ring=None)->KVCache:
         "An empty cache for this layer; `ring` is that of the first layer of a stack."

@@ -27,6 +27,8 @@ def qkv(seed, B, H, G, K, T, S=None):
     g = torch.Generator().manual_seed(seed)
     return [torch.randn(B, n, t, K, generator=g, dtype=torch.double) for n,t in ((H, T), (G, S or T), (G, S or T))]
 
+def joined(*a): q, k, v = qkv(*a); return q, torch.cat([k, v], 1)
+
 @many
 @given(shapes(), st.integers(1, 200), st.integers(0, 40), st.sampled_from([None, 0, 1, 2, 7, 16, 63, 64, 65, 150, 500]), st.integers(0, 99))
 def test_banded_equals_dense(shape, T, extra, window, seed):
@@ -47,12 +49,12 @@ def test_gradients_equal_dense(shape, T, window, seed):
 def test_cache_cut_and_rolled_back_anywhere(shape, window, rollback, seed, data):
     B, H, G, K = shape; slopes, T = alibi_slopes(H), data.draw(st.integers(1, 60))
     q, k, v = qkv(seed, B, H, G, K, T)
-    c, t, parts = KVCache(B, G, K, window, rollback, dtype=torch.double), 0, []
+    kv, c, t, parts = torch.cat([k, v], 1), KVCache(B, G, K, window, rollback, dtype=torch.double), 0, []
     while t < T:
         n = data.draw(st.integers(1, T - t))
-        parts.append(c.attend(q[:,:,t:t+n], k[:,:,t:t+n], v[:,:,t:t+n], slopes)); t += n
+        parts.append(c.attend(q[:,:,t:t+n], kv[:,:,t:t+n], slopes)); t += n
         if rollback and data.draw(st.booleans()):
-            n = data.draw(st.integers(1, rollback)); c.attend(*qkv(seed+1, B, H, G, K, n), slopes); c.rollback(n)
+            n = data.draw(st.integers(1, rollback)); c.attend(*joined(seed+1, B, H, G, K, n), slopes); c.rollback(n)
     exact(torch.cat(parts, 2), dense(q, k, v, window, slopes))
 
 @many
@@ -62,13 +64,38 @@ def test_ragged_rows_equal_rows_alone(shape, window, seed, data):
     draw = lambda hi: torch.tensor([data.draw(st.integers(0, hi)) for _ in range(B)])
     a, b, n = draw(20), draw(9), 6
     back = torch.tensor([data.draw(st.integers(0, min(R, int(m)))) for m in b])
-    A, Bb, C = qkv(seed, B, H, G, K, 20), qkv(seed+1, B, H, G, K, 9), qkv(seed+2, B, H, G, K, n)
+    A, Bb, C = joined(seed, B, H, G, K, 20), joined(seed+1, B, H, G, K, 9), joined(seed+2, B, H, G, K, n)
     c = KVCache(B, G, K, window, R, dtype=torch.double)
     c.attend(*A, slopes, lengths=a); c.attend(*Bb, slopes, lengths=b); c.rollback(back)
     out = c.attend(*C, slopes)
     for i in range(B):
         whole = [torch.cat([x[i:i+1,:,:a[i]], y[i:i+1,:,:b[i]-back[i]], z[i:i+1]], 2) for x,y,z in zip(A, Bb, C)]
-        exact(out[i:i+1], dense(*whole, window, slopes)[:,:,-n:])
+        exact(out[i:i+1], dense(whole[0], *whole[1].split(G, 1), window, slopes)[:,:,-n:])
+
+@many
+@given(shapes(), st.sampled_from([0, 1, 4, 9, 30]), st.integers(0, 6), st.integers(0, 99), st.data())
+def test_any_sequence_of_steps_equals_one_pass_of_what_stayed(shape, window, rollback, seed, data):
+    "Steps of few and many bytes, ragged or not, and rollbacks by a number or per row, in any order: each row against its own history."
+    B, H, G, K = shape; slopes, c = alibi_slopes(H), KVCache(B, G, K, window, rollback, dtype=torch.double)
+    held, spare = [[] for _ in range(B)], [0]*B                   # what each row has seen, byte by byte
+    for step in range(data.draw(st.integers(1, 6))):
+        T = data.draw(st.integers(1, 9))
+        n = [data.draw(st.integers(0, T)) for _ in range(B)] if data.draw(st.booleans()) else None
+        q, kv = joined(seed + step, B, H, G, K, T)
+        out = c.attend(q, kv, slopes, n and torch.tensor(n))
+        assert out.isfinite().all()
+        for b in range(B):
+            m = n[b] if n else T
+            held[b] += [(q[b,:,t], kv[b,:,t]) for t in range(m)]; spare[b] = min(rollback, spare[b] + m)
+            if not m: continue
+            qs, kvs = (torch.stack([x[i] for x in held[b]], 1)[None] for i in (0, 1))
+            exact(out[b:b+1,:,:m], dense(qs, *kvs.split(G, 1), window, slopes)[:,:,-m:])
+        if data.draw(st.booleans()):
+            back = [data.draw(st.integers(0, s)) for s in spare]
+            if data.draw(st.booleans()): back = [min(back)]*B; c.rollback(back[0])
+            else: c.rollback(torch.tensor(back))
+            for b in range(B): del held[b][len(held[b])-back[b]:]; spare[b] -= back[b]
+        assert c.length.tolist() == [len(h) for h in held]
 
 def test_cost_grows_with_the_window_not_with_the_square():
     att = Attention(48, 3, 1, 16)
@@ -80,9 +107,9 @@ def test_cost_grows_with_the_window_not_with_the_square():
 
 def test_ring_does_not_grow():
     c = KVCache(1, 1, 4, window=8, max_rollback=2); x = torch.randn(1, 1, 1, 4); s = alibi_slopes(1)
-    size, place = c.keys.numel(), c.keys.data_ptr()
-    for _ in range(100): c.attend(x, x, x, s)
-    assert c.keys.numel() == size == 4 * 12 and c.keys.data_ptr() == place and c.length.item() == 100
+    size, place = c.kv.numel(), c.kv.data_ptr()
+    for _ in range(100): c.attend(x, torch.cat([x, x], 1), s)
+    assert c.kv.numel() == size == 2 * 4 * 12 and c.kv.data_ptr() == place and c.length.item() == 100
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_low_precision_is_finite_and_close(dtype):
@@ -100,7 +127,10 @@ def test_bad_arguments_are_named():
     for args, words in (((q, k, v, -2, s), 'window=-2'), ((q[:,:3], k, v, 2, s[:3]), '3 heads'), ((q, k[:,:,:3], v[:,:,:3], 2, s), '3 keys'), ((q, k, v, 2, s[:2]), '2 entries')):
         with pytest.raises(ValueError, match=words): attention(*args)
     with pytest.raises(ValueError, match='kv_heads=3'): Attention(64, 4, 3, 2)
-    with pytest.raises(ValueError, match='at most'): KVCache(1, 1, 2, 4, 2).rollback(1)
+    for rows, n in ((1, 1), (2, 1), (2, torch.tensor([0, 1])), (2, -1)):
+        with pytest.raises(ValueError, match='at most'): KVCache(rows, 1, 2, 4, 2).rollback(n)
+    for bad, words in ((dict(window=-1), 'window=-1'), (dict(window=None), 'window=None'), (dict(window=3, max_rollback=-2), 'max_rollback=-2')):
+        with pytest.raises(ValueError, match=words): KVCache(1, 1, 2, **bad)
 
 def resident(): # bytes
     with open('/proc/self/statm') as f: return int(f.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
