@@ -15,7 +15,7 @@ from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from .data import InputError, MARKS
-from .block import Stack
+from .block import RMSNorm, Stack
 from .router import MixtureOfDepths, ROUTERS
 from .heads import HEADS
 
@@ -205,7 +205,7 @@ class Pico(nn.Module, Files):
         self.fb_in       = Stack(c.fb_num_blocks, *heads, c.fb_att_window_size)
         self.latent      = MixtureOfDepths(c.latent_num_blocks, *heads, c.latent_att_window_size, c.router, c.latent_capacity_factor)
         self.fb_out      = Stack(c.fb_num_blocks, *heads, c.fb_att_window_size)
-        self.norm        = nn.RMSNorm(c.dim)
+        self.norm        = RMSNorm(c.dim)
         self.unembedding = HEADS[c.heads](c.dim, c.next_tokens, c.heads_every)
 
     def states(self,
@@ -255,8 +255,9 @@ class Pico(nn.Module, Files):
     )->Cache:
         "An empty cache."
         p = self.embedding.weight
-        new = lambda stack: stack.new_cache(batch_size, max_rollback, p.dtype, p.device)
-        return Cache(new(self.fb_in), new(self.latent), new(self.fb_out))
+        new = lambda stack, **ring: stack.new_cache(batch_size, max_rollback, p.dtype, p.device, **ring)
+        first = new(self.fb_in)                                   # blocks before and after read the same bytes with the same window
+        return Cache(first, new(self.latent), new(self.fb_out, ring=first[0].ring if first else None))
 
     def router_state_step(self):
         "Update the router's running state, if it has one: once per optimizer step."

@@ -308,7 +308,7 @@ class MixtureOfDepths(Stack):
             x = (deep if route.weight is None else x + route.weight[...,None] * (deep - x)).to(x.dtype)
         elif n:
             packed, positions, counts = pack(x, route.chosen)
-            x = unpack(x, packed, super().forward(packed, kv, counts), positions, counts, route.weight)
+            x = unpack(x, packed, super().forward(packed, kv, counts if B > 1 else None), positions, counts, route.weight)
         if cache is not None: cache.add(values, route.chosen, lengths)
         return x, route
 
