@@ -2,13 +2,15 @@
 
     python nbs/22_optimizers.py --stage rates                  # learning rates of each optimizer, one seed, built-in stories
     python nbs/22_optimizers.py --stage seeds --data DIR       # the best rates, three seeds, two corpora; DIR holds war_and_peace.txt
-    python nbs/22_optimizers.py --stage seconds                # what a step of each costs, side by side
-    python nbs/22_optimizers.py --stage speed --peers FILE     # chapter 09: SOAP's step beside others; FILE is the soap.py of the paper's authors, optional
+    python nbs/22_optimizers.py --stage long --steps 500       # SOAP against the 800 steps of AdamW of chapter 21
+    python nbs/22_optimizers.py --stage variants               # SOAP cut finer, whole, one-sided, refreshed more and less often
+    python nbs/22_optimizers.py --stage speed --public FILE    # chapter 09: a step beside others'; FILE is the soap.py of the paper's authors; pytorch_optimizer and heavyball if installed
 
 Cells that are done are skipped: stop it when you like, start it again to go on.
 """
-import argparse, hashlib, importlib.util, json, math, os, platform, statistics, subprocess, sys, time
+import argparse, hashlib, importlib.util, json, math, platform, statistics, subprocess, sys, time
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 import torch
 from pico.data import Corpus, batch, load_corpus
@@ -50,8 +52,8 @@ def make(name, params, lr):
 def corpora(name, stage, data):
     "Training and scoring text, and where it comes from."
     if name == 'stories':
-        seed = 1 if stage == 'rates' else 3
-        return load_corpus('stories', 'train'), Corpus.from_bytes([story(i, seed=seed).text.encode() for i in range(60)]), dict(source=f'the built-in stories; held out: seed {seed}', sha256=None)
+        seed, n = {'rates': (1, 60), 'seeds': (3, 60), 'long': (2, 120)}[stage]  # the text that chapter 21 scores its 800 steps of AdamW on
+        return load_corpus('stories', 'train'), Corpus.from_bytes([story(i, seed=seed).text.encode() for i in range(n)]), dict(source=f'the built-in stories; held out: seed {seed}', sha256=None)
     file = Path(data)/'war_and_peace.txt'
     return load_corpus(str(file), 'train'), load_corpus(str(file), 'validation'), dict(source='War and Peace, English, public domain', sha256=hashlib.sha256(file.read_bytes()).hexdigest())
 
@@ -77,8 +79,8 @@ def run(stage, corpus, name, lr, seed, data, steps=STEPS):
         for m, t in zip(mean, own): m.lerp_(t, 9 / (step + 9))    # the last tenth or so of all steps; at step 0 a copy
         losses.append(round(out['per_head'][0] / math.log(2), 4))
         if not math.isfinite(losses[-1]): break
-        if (step + 1) % EACH == 0 and (stage != 'rates' or step + 1 == steps): curve.append(dict(step=step + 1, bpb=bits_per_byte(average, held_out, max_bytes=10_000).bpb))
-    return dict(stage=stage, corpus=corpus, optimizer=name, rate=lr, seed=seed, curve=curve, training=[round(statistics.mean(losses[i:i+10]), 4) for i in range(0, len(losses), 10)],
+        if (step + 1) % EACH == 0 and (stage != 'rates' or step + 1 == steps): curve.append(dict(step=step + 1, bpb=bits_per_byte(average, held_out, max_bytes=20_000 if stage == 'long' else 10_000).bpb))
+    return dict(stage=stage, corpus=corpus, optimizer=name, rate=lr, seed=seed, steps=steps, curve=curve, training=[round(statistics.mean(losses[i:i+10]), 4) for i in range(0, len(losses), 10)],
                 bpb=curve[-1]['bpb'] if curve else math.inf, seconds=dict(gradient=statistics.median(learned), step=statistics.mean(stepped[2:])), data=source)
 
 def best(name):
@@ -97,21 +99,52 @@ def save(file, result):
 def cells(a):
     "Every (corpus, optimizer, rate, seed) of a stage."
     if a.stage == 'rates': return [('stories', o, r, 100) for o in (a.only or RATES) for r in RATES[o]]
+    if a.stage == 'long': return [('stories', 'soap', best('soap'), 0)]
     if a.stage == 'variants': return [('stories', o, best('soap'), 100) for o in VARIANTS if o != 'soap']
     return [(c, o, best(o), s) for s in range(a.seeds) for c in ('stories', 'english') for o in (a.only or RATES)]
 
+def speed(preset, public):
+    "Processor time of an optimizer step, all optimizers in turn in one process, on the parameters of a preset and random gradients."
+    torch.manual_seed(0)
+    model = Pico(PicoConfig.preset(preset)).train(); shapes = [p.shape for p in model.parameters()]
+    makers = {'AdamW, fused': lambda p: torch.optim.AdamW(p, fused=True), 'Muon and AdamW, float32': lambda p: Muon(p, 1e-3), 'SOAP': SOAP, 'SOAP, refreshes together': lambda p: SOAP(p, spread=False), 'SOAP, cut at 128': lambda p: SOAP(p, block=128),
+              'SOAP, nothing cut, one-sided above 1024': lambda p: SOAP(p, block=None), 'SOAP, one-sided': lambda p: SOAP(p, block=None, max_precond_dim=model.config.dim)}
+    if public: spec = importlib.util.spec_from_file_location('public_soap', public); m = importlib.util.module_from_spec(spec); spec.loader.exec_module(m); makers['public reference'] = m.SOAP
+    if importlib.util.find_spec('pytorch_optimizer'): import pytorch_optimizer; makers[f'pytorch_optimizer {version("pytorch_optimizer")}'] = pytorch_optimizer.SOAP
+    if importlib.util.find_spec('heavyball'): import heavyball; heavyball.utils.compile_mode = None; makers[f'heavyball {version("heavyball")}, not compiled'] = lambda p: heavyball.SOAP(p, lr=3e-3)
+    params = {k: [torch.randn(s).mul_(.02).requires_grad_() for s in shapes] for k in makers}
+    optimizers, took = {k: make(params[k]) for k, make in makers.items()}, {k: [] for k in makers}
+    for t in range(3 + 20):                                       # three to get going (bases, memory), then two refresh periods
+        grads = [torch.randn(s).mul_(.01) for s in shapes]
+        for k, o in optimizers.items():
+            for p, g in zip(params[k], grads): p.grad = g.clone()
+            start = time.process_time(); o.step(); took[k].append(time.process_time() - start)
+    steps = {k: dict(mean=statistics.mean(v[3:]), median=statistics.median(v[3:]), worst=max(v[3:]), first=sum(v[:3])) for k,v in took.items()}
+    result = dict(stage='speed', preset=preset, parameters=model.num_parameters(), steps=steps)
+    if preset == 'xs':
+        corpus, took = load_corpus('stories'), []
+        for step in range(4):
+            start = time.process_time(); backward(model, [batch(corpus, step, 8, 1024, model.config.next_tokens, 0)]); took.append(time.process_time() - start)
+        result['gradient'] = dict(batch='8 x 1024', seconds=statistics.median(took[1:]))
+    return result
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--stage', choices=['rates', 'variants', 'seeds'], required=True); p.add_argument('--data', help='folder that holds war_and_peace.txt')
-    p.add_argument('--only', nargs='*', choices=RATES, help='only these optimizers'); p.add_argument('--seeds', type=int, default=3)
+    p.add_argument('--stage', choices=['rates', 'variants', 'seeds', 'long', 'speed'], required=True); p.add_argument('--data', help='folder that holds war_and_peace.txt')
+    p.add_argument('--only', nargs='*', choices=RATES, help='only these optimizers'); p.add_argument('--seeds', type=int, default=3); p.add_argument('--steps', type=int, default=STEPS, help='a cell that was trained for fewer is trained again'); p.add_argument('--public', help="the public reference's soap.py"); p.add_argument('--preset', nargs='*', default=['xs', '10m'])
     a = p.parse_args()
     if a.stage == 'seeds' and not a.data: p.error('--stage seeds needs --data DIR, the folder that holds war_and_peace.txt')
     torch.set_num_threads(1)                                      # seconds are processor time of one thread
+    if a.stage == 'speed':
+        for preset in a.preset:
+            result = speed(preset, a.public); save(RESULTS/f'speed-{preset}.json', result | about('python nbs/22_optimizers.py --stage speed --public FILE'))
+            for k,v in result['steps'].items(): print(f"{preset} {k:42s} {v['mean']*1e3:8.1f} ms a step, median {v['median']*1e3:.1f}, worst {v['worst']*1e3:.1f}", flush=True)
+        return
     for corpus, name, lr, seed in cells(a):
         file = RESULTS/f'{"rates" if a.stage == "variants" else a.stage}-{corpus}-{name}-{lr:g}-{seed}.json'
-        if file.exists(): continue
-        result = run('rates' if a.stage == 'variants' else a.stage, corpus, name, lr, seed, a.data)
-        save(file, result | about(f'python nbs/22_optimizers.py --stage {a.stage}' + (' --data DIR' if a.data else '')))
+        if file.exists() and json.loads(file.read_text())['steps'] >= a.steps: continue
+        result = run('rates' if a.stage == 'variants' else a.stage, corpus, name, lr, seed, a.data, a.steps)
+        save(file, result | about(f'python nbs/22_optimizers.py --stage {a.stage}' + (' --data DIR' if a.data else '') + (f' --steps {a.steps}' if a.steps != STEPS else '')))
         print(f"{file.stem}: {result['bpb']:.4f} bits per byte, {result['seconds']['gradient']*1e3:.0f} + {result['seconds']['step']*1e3:.1f} ms a step", flush=True)
 
 if __name__ == '__main__': main()
