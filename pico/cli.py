@@ -62,9 +62,9 @@ def given(args, cls)->dict: # fields of a dataclass that were given on the comma
     return {f.name: v for f in dataclasses.fields(cls) if (v := getattr(args, f.name, None)) is not None}
 
 # %% ../nbs/13_cli.ipynb #454ec319
-TRAINING = {'nano': dict(context_len=512, batch_size=4, learning_rate=8e-3, warmup_steps=50, validation_interval=200, validation_bytes=20_000, checkpoint_interval=500),
-            'xs':   dict(context_len=6144, batch_size=32),
-            '10m':  dict(context_len=6144, batch_size=8)}
+TRAINING = {'nano': dict(context_len=512, batch_size=4, optimizer='soap', learning_rate=8e-3, warmup_steps=50, validation_interval=200, validation_bytes=20_000, checkpoint_interval=500),
+            'xs':   dict(context_len=6144, batch_size=32, optimizer='soap'),
+            '10m':  dict(context_len=6144, batch_size=8, optimizer='soap')}
 
 def what_was_asked(
     out, # a run directory, or anything else
