@@ -1,6 +1,7 @@
 """Long measurements of chapter 23: writing several bytes at a time. Results are small JSON files in results/writing; what is done is skipped.
 
-    python nbs/23_writing.py cost --data DIR      # what further heads cost the model: six ways to train them, side by side
+    python nbs/23_writing.py cost --data DIR      # what further heads cost the model: several ways to train them, side by side
+    python nbs/23_writing.py seconds              # what they cost in time
     python nbs/23_writing.py models --data DIR    # trains the models that write; resumable; weights go to runs/writing
     python nbs/23_writing.py write --data DIR     # bytes per pass and per second of those models
     python nbs/23_writing.py lookup --data DIR    # how often a text continues as it did before
@@ -64,6 +65,7 @@ WAYS = { # name: (changes to the configuration, changes to the heads)
     'detached':  (dict(next_tokens=N), dict(detach=True)),
     'sparse':    (dict(next_tokens=N, heads_every=8), None),                         # through the trunk, at every 8th byte
     'chained':   (dict(next_tokens=N, heads='chained', heads_every=8), None),
+    'chained32': (dict(next_tokens=N, heads='chained', heads_every=32), None),
 }
 STEPS, EACH, ROWS, LENGTH, RATE, WARMUP = 300, 50, 4, 512, 8e-3, 40
 
@@ -98,17 +100,35 @@ def cost(a):
             for t in (0, .8):
                 gs = generate(r['average'], starts(held_out, 8), 150, temperature=t, ignore_end=True, seed=list(range(8)))
                 gained[t] = sum(sum(g.accepted) for g in gs) / sum(len(g.accepted) for g in gs)
-            ways[way] = dict(curve=r['curve'], seconds_per_step=statistics.median(r['took']), gained=gained, took_ratio=statistics.median(p/q for p, q in zip(r['took'], runs['one']['took'])))
+            ways[way] = dict(curve=r['curve'], seconds_per_step=statistics.median(r['took']), gained=gained, took_ratio=sum(r['took']) / sum(runs['one']['took']))
             print(way, ways[way], flush=True)
         save(f'cost-{corpus}-{seed}', dict(corpus=corpus, seed=seed, ways=ways, every=EACH, bytes_per_step=ROWS*LENGTH, data=source(corpus, a.data)), 'python nbs/23_writing.py cost --data DIR')
+
+def seconds(a):
+    "Time of a training step with eight heads against one with one head, taking turns."
+    out = {}
+    for preset, changes in (('nano', {}), ('xs', dict(dim=144))):
+        ways = {'one': dict(next_tokens=1), 'linear': dict(next_tokens=N)} | {f'chained {e}': dict(next_tokens=N, heads='chained', heads_every=e) for e in (1, 8, 16, 32)}
+        models = {w: Pico(PicoConfig.preset(preset, **changes, **c)).train() for w, c in ways.items()}
+        optimizers, took = {w: make_optimizer(m, TrainConfig()) for w, m in models.items()}, {w: [] for w in models}
+        data = load_corpus('stories', 'train')
+        for step in range(12):
+            x, y = batch(data, step, ROWS, LENGTH, N, 0)
+            for w, m in models.items():
+                start = time.thread_time()
+                backward(m, [(x, y[...,:m.config.next_tokens])]); optimizers[w].step(); optimizers[w].zero_grad()
+                if step: took[w].append(time.thread_time() - start)
+        out[preset] = {w: dict(seconds=statistics.median(t), ratio=statistics.median(p/q for p, q in zip(t, took['one']))) for w, t in took.items()}
+        print(preset, {w: round(v['ratio'], 2) for w, v in out[preset].items()}, flush=True)
+    save('seconds', dict(presets=out, bytes_per_step=ROWS*LENGTH), 'python nbs/23_writing.py seconds')
 
 # --- models that write ----------------------------------------------------------------------------------------------------
 
 MODELS = { # name: (corpus, preset, changes, steps, learning rate)
     'stories-nano': ('stories', 'nano', dict(router='topk'), 1500, 8e-3),
-    'python-nano':  ('python', 'nano', dict(router='topk'), 1500, 8e-3),
-    'stories-xs':   ('stories', 'xs', dict(dim=144, router='topk'), 700, 4e-3),
-    'russian-nano': ('russian', 'nano', dict(router='space'), 1200, 8e-3),
+    'stories-xs':   ('stories', 'xs', dict(dim=144, router='topk', heads_every=16), 600, 4e-3),
+    'python-nano':  ('python', 'nano', dict(router='topk', heads_every=16), 1500, 8e-3),
+    'russian-nano': ('russian', 'nano', dict(router='space', heads_every=16), 1200, 8e-3),
 }
 
 def models(a):
@@ -116,7 +136,7 @@ def models(a):
     for name, (corpus, preset, changes, steps, rate) in MODELS.items():
         if a.only and name not in a.only: continue
         settings = TrainConfig(context_len=512, batch_size=4, learning_rate=rate, warmup_steps=50, max_steps=steps, validation_interval=500, validation_bytes=20_000, checkpoint_interval=250, keep=1)
-        train(RUNS/name, text(corpus, a.data, 'train'), PicoConfig.preset(preset, next_tokens=N, heads='chained', heads_every=8, **changes), settings, text(corpus, a.data, 'validation'))
+        train(RUNS/name, text(corpus, a.data, 'train'), PicoConfig.preset(preset, **dict(next_tokens=N, heads='chained', heads_every=8) | changes), settings, text(corpus, a.data, 'validation'))
 
 MODES = { # name: what `rounds` is asked for
     'plain':  dict(),
@@ -173,7 +193,7 @@ def lookup(a):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('stage', choices=['cost', 'models', 'write', 'lookup']); p.add_argument('--data', help='folder that holds the corpora'); p.add_argument('--seeds', type=int, default=1)
+    p.add_argument('stage', choices=['cost', 'seconds', 'models', 'write', 'lookup']); p.add_argument('--data', help='folder that holds the corpora'); p.add_argument('--seeds', type=int, default=1)
     p.add_argument('--only', nargs='*', help='only these models')
     a = p.parse_args()
     torch.set_num_threads(1)

@@ -1,5 +1,5 @@
 "Writing: speculation changes nothing but the number of passes, batches change nothing at all, and endings are found."
-import itertools, math
+import io, itertools, math
 import numpy as np, pytest, torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
@@ -259,6 +259,13 @@ def test_interrupt_keeps_what_was_written():
     g = generate(Says(b'abcdefghijk', 4, 1, fail_at=6), 'p', 50)
     assert g.bytes == b'abcd' and len(g.routed) == 4
     assert generate(Says(b'abc', fail_at=1), 'p', 50).bytes == b''
+
+def test_an_interrupted_stream_keeps_its_text():
+    "What was written stands, the broken character at its end too, and the interrupt goes on to whoever called."
+    from pico.cli import show_stream
+    out = io.StringIO()
+    with pytest.raises(KeyboardInterrupt): show_stream(stream(Says('añ€b'.encode(), 4, 1, fail_at=7), 'p', 50), '', out)
+    assert out.getvalue() == 'añ\ufffd\n'
 
 def test_a_stream_left_open_leaks_no_inference_mode(trained):
     s = stream(trained, 'Mia', 20); next(s)
