@@ -149,11 +149,12 @@ def show_stream(
 )->int:          # how many bytes were written
     "Print text as it arrives, routed bytes marked."
     out, text, routed, n = out or sys.stdout, TextDecoder(), False, 0
-    for s in steps:
-        routed |= s.routed; n += 1
-        new = text.feed(bytes([s.byte]) if isinstance(s.byte, int) else s.byte)
-        if new: out.write(new + (mark if routed else '')); out.flush(); routed = False
-    out.write(text.finish() + '\n'); out.flush()
+    try:
+        for s in steps:
+            routed |= s.routed; n += 1
+            new = text.feed(bytes([s.byte]) if isinstance(s.byte, int) else s.byte)
+            if new: out.write(new + (mark if routed else '')); out.flush(); routed = False
+    finally: out.write(text.finish() + '\n'); out.flush()         # also when it is interrupted
     return n
 
 def pico_generate(args=None):
@@ -167,11 +168,13 @@ def pico_generate(args=None):
     p.add_argument('--seed', type=int, default=0, help='another seed, another text')
     p.add_argument('--mark', default='_', help='what to put after each routed byte (default: _)')
     p.add_argument('--no_speculative', action='store_true', help='one byte for each forward pass')
+    p.add_argument('--ignore_end', action='store_true', help='go on past the end of a document, with a new one')
+    p.add_argument('--ignore_end', action='store_true', help='go on past the end of a document, with a new one')
     p.add_argument('--no_latent', action='store_true', help='switch the latent blocks off')
     p.add_argument('--html', metavar='FILE', help='also write a page with the routed bytes shaded')
     a = p.parse_args(args)
     model = Pico.from_pretrained(a.out)
-    how = dict(max_bytes=a.max_bytes, temperature=a.temperature, top_p=a.top_p, seed=a.seed, speculative=not a.no_speculative, latent=not a.no_latent)
+    how = dict(max_bytes=a.max_bytes, temperature=a.temperature, top_p=a.top_p, seed=a.seed, speculative=not a.no_speculative, latent=not a.no_latent, ignore_end=a.ignore_end)
     if a.html:
         g = generate(model, a.prompt, **how)
         try: Path(a.html).write_text(g.html(), encoding='utf-8')

@@ -170,7 +170,7 @@ class Chain:
     )->np.ndarray:    # (B, V)
         "Logits of the byte after that."
         n = self.seen.shape[1]
-        new = self.gated(self.s[:,:n] + self.seen[last]) @ self.M
+        new = self.gated(self.s[:,:n] + self.seen[last if len(last) > 1 else last[0]]) @ self.M
         self.s *= .5; self.s += new
         return self.s[:,n:] + self.bias
 
