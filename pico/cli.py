@@ -169,7 +169,6 @@ def pico_generate(args=None):
     p.add_argument('--mark', default='_', help='what to put after each routed byte (default: _)')
     p.add_argument('--no_speculative', action='store_true', help='one byte for each forward pass')
     p.add_argument('--ignore_end', action='store_true', help='go on past the end of a document, with a new one')
-    p.add_argument('--ignore_end', action='store_true', help='go on past the end of a document, with a new one')
     p.add_argument('--no_latent', action='store_true', help='switch the latent blocks off')
     p.add_argument('--html', metavar='FILE', help='also write a page with the routed bytes shaded')
     a = p.parse_args(args)
