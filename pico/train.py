@@ -55,6 +55,7 @@ class TrainConfig:
     max_minutes:float = None           # stop after so many minutes; the schedule finishes on time
     grad_accumulation_steps:int = 1    # micro-steps added up before each optimizer step
     clip:float = 1.                    # largest norm of the gradient; 0 = no limit
+    average:float = 0.                 # how slowly a running average of the weights forgets, below 1; it becomes the model; 0 = none
     validation_interval:int = 100      # optimizer steps between validations; 0 = only at the end
     validation_bytes:int = 50_000      # of the validation text
     checkpoint_interval:int = 500      # optimizer steps between checkpoints
@@ -69,13 +70,15 @@ class TrainConfig:
     def __post_init__(self):
         choices = dict(optimizer=OPTIMIZERS, schedule=SCHEDULES, dtype=('auto', 'float32', 'bfloat16'), compile=('no', 'auto', 'yes'), tracker=('', 'tensorboard'))
         least = dict(context_len=1, batch_size=1, learning_rate=0, weight_decay=0, warmup_steps=0, epochs=0, max_steps=1, max_minutes=0, grad_accumulation_steps=1,
-                     clip=0, validation_interval=0, validation_bytes=1, checkpoint_interval=1, checkpoint_minutes=0, keep=1, seed=0)
+                     clip=0, average=0, validation_interval=0, validation_bytes=1, checkpoint_interval=1, checkpoint_minutes=0, keep=1, seed=0)
         for f in dataclasses.fields(self):
             v = getattr(self, f.name); kind = {'int': int, 'float': (int, float), 'str': str}[f.type if isinstance(f.type, str) else f.type.__name__]
             if v is None and f.default is None: continue
             if isinstance(v, bool) or not isinstance(v, kind) or v != v: raise InputError(f"{f.name}={v!r} is not a value for it: give {f.type if isinstance(f.type, str) else f.type.__name__}")
             if f.name in least and not least[f.name] <= v < 2**53: raise InputError(f"{f.name}={v} is out of range: give at least {least[f.name]}")
             if f.name in choices and v not in choices[f.name]: raise InputError(f"{f.name}={v!r} is unknown: use one of {', '.join(map(repr, choices[f.name]))}")
+
+        if self.average >= 1: raise InputError(f"average={self.average} would never follow the weights: give 0 (none) or less than 1, such as 0.97")
 
     @classmethod
     def from_dict(cls,
@@ -256,7 +259,22 @@ class Run:
     step:int = 0            # optimizer steps taken
     elapsed:float = 0.      # seconds spent in earlier sessions
     best:tuple = (math.inf, None) # bits per byte and step of the best checkpoint
+    average:list = None     # of the parameters, if one is kept
     background:Background = dataclasses.field(default_factory=Background) # writes checkpoints
+
+    def follow(self):
+        "Move the average towards the weights, fast at first, when they still travel."
+        d = min(self.settings.average, (1 + self.step) / (10 + self.step))
+        if self.average: torch._foreach_lerp_(self.average, [p.detach() for p in self.model.parameters()], 1 - d)
+
+    @contextlib.contextmanager
+    def averaged(self):
+        "The model with its average for weights."
+        own = [p.detach() for p in self.model.parameters()]; kept = [p.clone() for p in own] if self.average else None
+        if self.average: torch._foreach_copy_(own, self.average)
+        try: yield
+        finally:
+            if self.average: torch._foreach_copy_(own, kept)
 
     def save(self, elapsed:float):
         "Begin a checkpoint, and the model beside it: copied now, written while training goes on. Called by all processes."
@@ -267,8 +285,9 @@ class Run:
         optimizer = getattr(self.optimizer, 'whole_state_dict', self.optimizer.state_dict)()     # SOAP's is spread over the processes
         if rank: return
         self.background.wait()                                    # for the one before
-        weights, step, best = copied(self.model.state_dict()), self.step, self.best
-        state = copied(dict(step=step, elapsed=elapsed, best=list(best), optimizer=optimizer, lanes=lanes))
+        with self.averaged(): weights = copied(self.model.state_dict())
+        step, best, trained = self.step, self.best, copied({k: p.detach() for k,p in self.model.named_parameters()}) if self.average else None
+        state = copied(dict(step=step, elapsed=elapsed, best=list(best), optimizer=optimizer, trained=trained, lanes=lanes))
         def job():
             flush(self.out/'metrics.jsonl')                       # no checkpoint on disk is ahead of its metrics
             new = save(self.out/'checkpoints', step, weights, state, keep=self.settings.keep, best=best[1])
@@ -290,6 +309,9 @@ class Run:
             self.model.load_state_dict(weights); self.optimizer.load_state_dict(state['optimizer'])
             self.step, self.elapsed, self.best = int(state['step']), float(state['elapsed']), tuple(state['best'])
             if isinstance(self.source, Stream): self.source.load_state(state['lanes'])
+            if self.average:                                      # what was loaded is the average
+                self.average = [p.detach().clone() for p in self.model.parameters()]
+                self.model.load_state_dict(weights | state['trained'])
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as e: raise InputError(f"{where} does not fit this run ({type(e).__name__}): delete it to use the checkpoint before it") from None
 
 class Stop:
@@ -382,7 +404,7 @@ def train(
     torch.manual_seed(s.seed)
     try: model = Pico(config).to(device).train()
     except (RuntimeError, MemoryError) as e: raise InputError(f"a model of this shape could not be made ({str(e).splitlines()[0][:100]}): give a smaller dim or fewer blocks") from None
-    run = Run(out, model, make_optimizer(model, s), s, source)
+    run = Run(out, model, make_optimizer(model, s), s, source, average=[p.detach().clone() for p in model.parameters()] if s.average else None)
     with contextlib.ExitStack() as stack, Stop() as stop:
         def begin():
             out.mkdir(parents=True, exist_ok=True)
@@ -392,6 +414,7 @@ def train(
         found = alone(lambda: run.read(show.say)) if resumed else None
         if found: run.go_on(*found)
         loop(run, validation, device, stop, show)
+        if run.average: torch._foreach_copy_([p.detach() for p in model.parameters()], run.average)
     return model.eval()
 
 # %% ../nbs/11_train.ipynb #9de55943
@@ -437,7 +460,7 @@ def loop(run:Run, validation, device, stop:Stop, show:Progress):
                                  f"go on from the last checkpoint with a smaller --learning_rate or --clip")
             with waiting(): run.optimizer.step()                   # SOAP sends too
             run.optimizer.zero_grad(); model.router_state_step()
-            run.step += 1
+            run.follow(); run.step += 1
             if run.step in again: run.elapsed += max(0., again[run.step]['seconds'] - clock())      # time that was spent stays spent
             m = dict(step=run.step, progress=progress, bytes=run.step*per_step, loss=out['total'], bpb=out['per_head'][0]/math.log(2), per_head=out['per_head'], auxiliary=out['auxiliary'],
                      routed=out['routed'], learning_rate=lr, grad_norm=norm, seconds=clock(), bytes_per_second=per_step/max(clock()-last, 1e-9))
@@ -445,7 +468,7 @@ def loop(run:Run, validation, device, stop:Stop, show:Progress):
             if rank == 0:
                 to_save = progress >= 1 or run.step % s.checkpoint_interval == 0
                 if validation is not None and (progress >= 1 or (s.validation_interval and (to_save or run.step % s.validation_interval == 0))):
-                    m['validation_bpb'] = bits_per_byte(model, validation, max_bytes=s.validation_bytes).bpb
+                    with run.averaged(): m['validation_bpb'] = bits_per_byte(model, validation, max_bytes=s.validation_bytes).bpb
                     if to_save and m['validation_bpb'] < run.best[0]: run.best = m['validation_bpb'], run.step
                     show.say(f"step {run.step}: {m['validation_bpb']:.3f} bits per byte on held-out text")
                 try: log.write(metrics_line(m).encode())

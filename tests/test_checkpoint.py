@@ -1,7 +1,7 @@
 "Checkpoints and everything else that is read back: damaged, half deleted, on a full disk. Always one sentence, never a traceback, and the run goes on."
-import dataclasses, json, os, resource, shutil
+import json, os, resource, shutil
 from pathlib import Path
-import pytest, torch
+import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 import pico.train, processes
 from pico.checkpoint import all_steps, load, newest, read_json, verify
@@ -9,7 +9,7 @@ from pico.cli import pico_train
 from pico.data import InputError
 from pico.model import Pico, read_config
 from pico.train import cut_metrics, read_metrics
-from test_train import CONFIG, SET, TEXT, everything, go
+from test_train import everything, go
 
 TINY = ['--preset', 'nano', '--dim', '24', '--latent_num_blocks', '1', '--batch_size', '2', '--context_len', '64', '--validation_bytes', '300', '--validation_interval', '0', '--checkpoint_interval', '2', '--max_steps', '6']
 
@@ -110,7 +110,7 @@ def fuzz(whole, name, examples):
         (folder/name).write_bytes(data)
         said = read(lambda: good(folder))
         if name == 'train.json' and said != 'refused': assert said == read_json(whole/name, sealed=True)      # the seal lets nothing else through
-        if name == 'config.json' and said != 'refused': assert said == dataclasses.replace(read_config(whole/name), **{f: getattr(said, f) for f in ('router', 'marks', 'latent_capacity_factor', 'fb_att_window_size', 'latent_att_window_size', 'att_q_heads', 'att_kv_heads')})
+        if name == 'config.json' and said != 'refused': assert all(getattr(said, f) == getattr(read_config(whole/name), f) for f in ('dim', 'next_tokens', 'fb_num_blocks', 'latent_num_blocks'))     # the others shape no weight
         if name.endswith('manifest.json'): assert said in ('00000006', '00000004')
     check()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000, 'half a gigabyte for a damaged file'

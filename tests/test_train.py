@@ -148,6 +148,21 @@ def test_the_best_checkpoint_is_kept(tmp_path, monkeypatch):
     go(tmp_path/'a', max_steps=12, checkpoint_interval=2, validation_interval=2, keep=2)
     assert all_steps(tmp_path/'a/checkpoints') == [4, 10, 12]
 
+def test_an_average_of_the_weights(tmp_path):
+    "It is the model that is validated and published; the run itself goes on as without it, and survives kills."
+    how = dict(average=.9, validation_interval=4, max_steps=14, checkpoint_interval=5)
+    assert processes.run(lambda: go(tmp_path/'a', **how)) == 0
+    m = tmp_path/'b'/'metrics.jsonl'
+    for n in (4, 8): assert processes.killed(lambda: go(tmp_path/'b', **how), lambda: m.exists() and len(m.read_bytes().splitlines()) >= n)
+    assert processes.run(lambda: go(tmp_path/'b', **how)) == 0
+    assert everything(tmp_path/'a') == everything(tmp_path/'b')
+    assert processes.run(lambda: go(tmp_path/'c', **(how | dict(average=0.)))) == 0
+    assert losses(tmp_path/'c') == losses(tmp_path/'a') and weights(tmp_path/'c') != weights(tmp_path/'a')
+    from pico.checkpoint import load
+    _, state = load(newest(tmp_path/'a/checkpoints')); plain = Pico.from_pretrained(tmp_path/'c')
+    assert all(torch.equal(p, state['trained'][k]) for k,p in plain.named_parameters())
+    with pytest.raises(InputError, match='average=1'): TrainConfig(average=1.)
+
 def test_refusals(tmp_path):
     go(tmp_path/'a')
     for change in (dict(seed=1), dict(batch_size=8), dict(context_len=32)):
