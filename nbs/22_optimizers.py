@@ -4,7 +4,8 @@
     python nbs/22_optimizers.py --stage seeds --data DIR       # the best rates, three seeds, two corpora; DIR holds war_and_peace.txt
     python nbs/22_optimizers.py --stage long --steps 500       # SOAP against the 800 steps of AdamW of chapter 21
     python nbs/22_optimizers.py --stage variants               # SOAP cut finer, whole, one-sided, refreshed more and less often
-    python nbs/22_optimizers.py --stage speed --public FILE    # chapter 09: a step beside others'; FILE is the soap.py of the paper's authors; pytorch_optimizer and heavyball if installed
+    python nbs/22_optimizers.py --stage speed --public FILE    # chapter 09: a step beside others'; FILE is the soap.py of the paper's authors; pytorch_optimizer if installed
+    python nbs/22_optimizers.py --stage speed --heavyball      # the same beside heavyball, if installed
 
 Cells that are done are skipped: stop it when you like, start it again to go on.
 """
@@ -103,7 +104,7 @@ def cells(a):
     if a.stage == 'variants': return [('stories', o, best('soap'), 100) for o in VARIANTS if o != 'soap']
     return [(c, o, best(o), s) for s in range(a.seeds) for c in ('stories', 'english') for o in (a.only or RATES)]
 
-def speed(preset, public):
+def speed(preset, public, heavy=False):
     "Processor time of an optimizer step, all optimizers in turn in one process, on the parameters of a preset and random gradients."
     torch.manual_seed(0)
     model = Pico(PicoConfig.preset(preset)).train(); shapes = [p.shape for p in model.parameters()]
@@ -111,17 +112,21 @@ def speed(preset, public):
               'SOAP, nothing cut, one-sided above 1024': lambda p: SOAP(p, block=None), 'SOAP, one-sided': lambda p: SOAP(p, block=None, max_precond_dim=model.config.dim)}
     if public: spec = importlib.util.spec_from_file_location('public_soap', public); m = importlib.util.module_from_spec(spec); spec.loader.exec_module(m); makers['public reference'] = m.SOAP
     if importlib.util.find_spec('pytorch_optimizer'): import pytorch_optimizer; makers[f'pytorch_optimizer {version("pytorch_optimizer")}'] = pytorch_optimizer.SOAP
-    if importlib.util.find_spec('heavyball'): import heavyball; heavyball.utils.compile_mode = None; makers[f'heavyball {version("heavyball")}, not compiled'] = lambda p: heavyball.SOAP(p, lr=3e-3)
+    if heavy:                                                     # compiled, as it comes; it refreshes every second step by default
+        import heavyball
+        heavyball.utils.compile_mode = 'default'
+        makers = {'SOAP': SOAP, f'heavyball {version("heavyball")}, compiled': lambda p: heavyball.SOAP(p, lr=3e-3, precondition_frequency=10)}
+    begin = 14 if heavy else 3                                    # steps to get going (bases, memory, compilation), then two refresh periods
     params = {k: [torch.randn(s).mul_(.02).requires_grad_() for s in shapes] for k in makers}
     optimizers, took = {k: make(params[k]) for k, make in makers.items()}, {k: [] for k in makers}
-    for t in range(3 + 20):                                       # three to get going (bases, memory), then two refresh periods
+    for t in range(begin + 20):
         grads = [torch.randn(s).mul_(.01) for s in shapes]
         for k, o in optimizers.items():
             for p, g in zip(params[k], grads): p.grad = g.clone()
             start = time.process_time(); o.step(); took[k].append(time.process_time() - start)
-    steps = {k: dict(mean=statistics.mean(v[3:]), median=statistics.median(v[3:]), worst=max(v[3:]), first=sum(v[:3])) for k,v in took.items()}
+    steps = {k: dict(mean=statistics.mean(v[begin:]), median=statistics.median(v[begin:]), worst=max(v[begin:]), first=sum(v[:3])) for k,v in took.items()}
     result = dict(stage='speed', preset=preset, parameters=model.num_parameters(), steps=steps)
-    if preset == 'xs':
+    if preset == 'xs' and not heavy:
         corpus, took = load_corpus('stories'), []
         for step in range(4):
             start = time.process_time(); backward(model, [batch(corpus, step, 8, 1024, model.config.next_tokens, 0)]); took.append(time.process_time() - start)
@@ -131,13 +136,14 @@ def speed(preset, public):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--stage', choices=['rates', 'variants', 'seeds', 'long', 'speed'], required=True); p.add_argument('--data', help='folder that holds war_and_peace.txt')
-    p.add_argument('--only', nargs='*', choices=RATES, help='only these optimizers'); p.add_argument('--seeds', type=int, default=3); p.add_argument('--steps', type=int, default=STEPS, help='a cell that was trained for fewer is trained again'); p.add_argument('--public', help="the public reference's soap.py"); p.add_argument('--preset', nargs='*', default=['xs', '10m'])
+    p.add_argument('--only', nargs='*', choices=RATES, help='only these optimizers'); p.add_argument('--seeds', type=int, default=3); p.add_argument('--steps', type=int, default=STEPS, help='a cell that was trained for fewer is trained again'); p.add_argument('--public', help="the public reference's soap.py"); p.add_argument('--heavyball', action='store_true', help='only SOAP and heavyball, which compiles for a minute'); p.add_argument('--preset', nargs='*', default=['xs', '10m'])
     a = p.parse_args()
     if a.stage == 'seeds' and not a.data: p.error('--stage seeds needs --data DIR, the folder that holds war_and_peace.txt')
     torch.set_num_threads(1)                                      # seconds are processor time of one thread
     if a.stage == 'speed':
         for preset in a.preset:
-            result = speed(preset, a.public); save(RESULTS/f'speed-{preset}.json', result | about('python nbs/22_optimizers.py --stage speed --public FILE'))
+            result = speed(preset, a.public, a.heavyball)
+            save(RESULTS/f'speed-{preset}{"-heavyball" if a.heavyball else ""}.json', result | about('python nbs/22_optimizers.py --stage speed ' + ('--heavyball' if a.heavyball else '--public FILE')))
             for k,v in result['steps'].items(): print(f"{preset} {k:42s} {v['mean']*1e3:8.1f} ms a step, median {v['median']*1e3:.1f}, worst {v['worst']*1e3:.1f}", flush=True)
         return
     for corpus, name, lr, seed in cells(a):
