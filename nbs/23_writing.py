@@ -3,6 +3,7 @@
     python nbs/23_writing.py cost --data DIR      # what further heads cost the model: several ways to train them, side by side
     python nbs/23_writing.py seconds              # what they cost in time
     python nbs/23_writing.py models --data DIR    # trains the models that write; resumable; weights go to runs/writing
+    python nbs/23_writing.py tune --data DIR      # goes on with the heads of stories-nano alone
     python nbs/23_writing.py write --data DIR     # bytes per pass and per second of those models
     python nbs/23_writing.py lookup --data DIR    # how often a text continues as it did before
 """
@@ -138,6 +139,23 @@ def models(a):
         settings = TrainConfig(context_len=512, batch_size=4, learning_rate=rate, warmup_steps=50, max_steps=steps, validation_interval=500, validation_bytes=20_000, checkpoint_interval=250, keep=1)
         train(RUNS/name, text(corpus, a.data, 'train'), PicoConfig.preset(preset, **dict(next_tokens=N, heads='chained', heads_every=8) | changes), settings, text(corpus, a.data, 'validation'))
 
+def tune(a):
+    "Go on with the chained heads alone: the model is frozen, they learn from every third byte of causal states."
+    data = text('stories', a.data, 'train')
+    torch.manual_seed(0)
+    model = Pico.from_pretrained(RUNS/'stories-nano'); heads = model.unembedding; heads.every = 3
+    own = [p for n, p in heads.named_parameters() if n not in ('weight', 'bias')]
+    optimizer = torch.optim.AdamW(own, 4e-3, betas=(.9, .95))
+    for step in range(TUNE):
+        for g in optimizer.param_groups: g['lr'] = 4e-3 * min(1, (step + 1) / 20) * (1 - step / TUNE)
+        x, y = batch(data, 100_000 + step, 4, 512, N)
+        with torch.no_grad(): h, _ = model.states(x, routing='causal')
+        total, per_head = heads.loss(h, y)
+        total.backward(); optimizer.step(); optimizer.zero_grad(); heads.weight.grad = heads.bias.grad = None
+        if (step + 1) % 50 == 0: print(step + 1, [round(v, 2) for v in (per_head.detach() / math.log(2)).tolist()], flush=True)
+    model.save_pretrained(RUNS/'stories-nano-tuned')
+
+TUNE = 500
 MODES = { # name: what `rounds` is asked for
     'plain':  dict(),
     'drawn':  dict(drafts=N-1),
@@ -158,7 +176,7 @@ def timed(model, prompts, temperature, seed, **kw):
 
 def write(a):
     "Every way to guess against the plain loop: same model, same prompts, all ways taking turns on each prompt."
-    for name, (corpus, *_) in MODELS.items():
+    for name, (corpus, *_) in (MODELS | {'stories-nano-tuned': MODELS['stories-nano']}).items():
         if (a.only and name not in a.only) or (RESULTS/f'write-{name}.json').exists() or not (RUNS/name/'model.safetensors').exists(): continue
         model, held_out = Pico.from_pretrained(RUNS/name), text(corpus, a.data, 'validation')
         prompts = [MARKS['bytes'][0] + p for p in starts(held_out, 16)]
@@ -193,7 +211,7 @@ def lookup(a):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('stage', choices=['cost', 'seconds', 'models', 'write', 'lookup']); p.add_argument('--data', help='folder that holds the corpora'); p.add_argument('--seeds', type=int, default=1)
+    p.add_argument('stage', choices=['cost', 'seconds', 'models', 'tune', 'write', 'lookup']); p.add_argument('--data', help='folder that holds the corpora'); p.add_argument('--seeds', type=int, default=1)
     p.add_argument('--only', nargs='*', help='only these models')
     a = p.parse_args()
     torch.set_num_threads(1)
