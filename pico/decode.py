@@ -88,7 +88,7 @@ class QuickStack:
                 s = h[:H,i:j].reshape(G, -1, K) @ keys[:,first:end].transpose(0, 2, 1)  # (G, R·T, S)
                 s += bias
                 s -= np.maximum.reduce(s, -1, keepdims=True)
-                np.maximum(s, -60, s)                             # exp(-60) vanishes beside 1; much less would be a denormal number, and slow
+                np.maximum(s, -60, out=s)                         # exp(-60) vanishes beside 1; much less would be a denormal number, and slow
                 np.exp(s, s)
                 o = s @ values[:,first:end]
                 o /= np.add.reduce(s, -1, keepdims=True)
