@@ -22,10 +22,15 @@ def weights(out): return (Path(out)/'model.safetensors').read_bytes()
 def go(out, config=CONFIG, validation=TEXT, source=TEXT, **changes): return train(out, source, config, dataclasses.replace(SET, **changes), validation, progress=False)
 def plain(out): return [{k: v for k,v in m.items() if k not in ('seconds', 'bytes_per_second')} for m in read_metrics(out)]
 
+def in_order(t):
+    "A saved tree with the names of every dictionary in one order: which was set first is no part of the state."
+    if isinstance(t, dict) and 'dict' in t: return {'dict': sorted(([in_order(k), in_order(v)] for k,v in t['dict']), key=repr)}
+    return [in_order(v) for v in t] if isinstance(t, list) else t
+
 def everything(out):
     "Hashes of the newest checkpoint's weights and optimizer state, the rest of its state but the time, and the metrics but the times."
     c = newest(Path(out)/'checkpoints')
-    rest = [pair for pair in read_json(c/'state.json')['dict'] if pair[0] != 'elapsed']
+    rest = [in_order(pair) for pair in read_json(c/'state.json')['dict'] if pair[0] != 'elapsed']
     return c.name, [hashlib.sha256((c/f).read_bytes()).hexdigest() for f in ('model.safetensors', 'state.safetensors')], hashlib.sha256(weights(out)).hexdigest(), rest, plain(out)
 
 def kill_often(folder, times, rng, **how):
