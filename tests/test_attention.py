@@ -3,7 +3,9 @@ import math, os, time
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from pico.alibi import alibi_slopes
-from pico.attention import Attention, KVCache, attention
+from types import SimpleNamespace
+from pico import attention as module
+from pico.attention import Attention, KVCache, attention, attention_flex, attention_fused, flex_blocks, flex_mask, flex_score, use_flex
 
 many = settings(deadline=None, derandomize=True, max_examples=120)
 
@@ -117,10 +119,64 @@ def test_low_precision_is_finite_and_close(dtype):
     with torch.autocast('cpu', dtype): low = att(x)
     assert low.isfinite().all(); torch.testing.assert_close(low.float(), att(x), atol=.03, rtol=.1)
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU here')
+@many
+@given(st.integers(1, 700), st.integers(0, 300), st.sampled_from([None, 0, 1, 16, 127, 128, 129, 500, 5000]), st.sampled_from([32, 128]))
+def test_block_mask_lists_exactly_the_blocks_with_something_to_see(T, extra, window, block):
+    "Against all pairs: every block listed once, both ways round, for any lengths and windows."
+    S = T + extra; W = S-1 if window is None else min(window, S-1)
+    m = flex_blocks(T, S, W, torch.device('cpu'), block)
+    i, j = torch.arange(T)[:,None], torch.arange(S)
+    seen = (j <= i + extra) & (j >= i + extra - W)                # written without the functions of the chapter
+    assert torch.equal(m.mask_mod(0, 0, i, j), seen)
+    rows, cols = -(-T // block), -(-S // block)
+    padded = torch.zeros(rows*block, cols*block, dtype=torch.bool); padded[:T,:S] = seen
+    want = padded.view(rows, block, cols, block).any(3).any(1)
+    assert torch.equal(m.to_dense()[0,0].bool(), want)
+    for counts, order, w in ((m.kv_num_blocks, m.kv_indices, want), (m.q_num_blocks, m.q_indices, want.T)):
+        for r in range(len(w)): assert sorted(order[0,0,r,:counts[0,0,r]].tolist()) == w[r].nonzero()[:,0].tolist()
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(shapes(), st.integers(1, 40), st.integers(0, 20), st.sampled_from([None, 0, 1, 5, 60]), st.integers(0, 99), st.data())
+def test_flex_functions_in_an_ordinary_softmax(shape, T, extra, window, seed, data):
+    B, H, G, K = shape; S = T + extra; slopes, R = alibi_slopes(H).double(), H // G
+    q, k, v = qkv(seed, B, H, G, K, T, S)
+    start = torch.tensor([data.draw(st.integers(0, extra)) for _ in range(B)])
+    b, h, i, j = (torch.arange(n).view([-1 if d == e else 1 for e in range(4)]) for d,n in enumerate((B, H, T, S)))
+    k2, v2 = k.repeat_interleave(R, 1), v.repeat_interleave(R, 1)
+    s = flex_score(slopes, start)(q @ k2.mT / math.sqrt(K), b, h, i, j)
+    out = s.masked_fill(~flex_mask(torch.tensor(S if window is None else window), torch.tensor(extra))(b, h, i, j), -math.inf).softmax(-1) @ v2
+    for r in range(B): exact(out[r:r+1], dense(q[r:r+1], k[r:r+1,:,start[r]:], v[r:r+1,:,start[r]:], window, slopes))
+
+def test_flex_is_chosen_only_where_it_can_serve(monkeypatch):
+    def q(T=500, K=16, dtype=torch.float32, cuda=True): return SimpleNamespace(is_cuda=cuda, shape=(1, 9, T, K), dtype=dtype, device='cuda')
+    slopes = alibi_slopes(9)
+    monkeypatch.setattr(module, 'find_spec', lambda name: object()); monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device=None: (9, 0))
+    assert use_flex(q(), slopes) and use_flex(q(dtype=torch.bfloat16), slopes) and use_flex(q(T=128, K=256), slopes)
+    for bad in (dict(cuda=False), dict(T=127), dict(K=257), dict(dtype=torch.float64)): assert not use_flex(q(**bad), slopes)
+    assert not use_flex(q(), slopes.clone().requires_grad_())
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device=None: (7, 5)); assert not use_flex(q(), slopes)
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device=None: (9, 0)); monkeypatch.setattr(module, 'find_spec', lambda name: None); assert not use_flex(q(), slopes)
+    x = qkv(0, 2, 4, 2, 3, 5); s = alibi_slopes(4); called = []
+    monkeypatch.setattr(module, 'use_flex', lambda q, slopes: True); monkeypatch.setattr(module, 'attention_flex', lambda *a: called.append(a[3:]) or a[0])
+    attention(*x, 2, s); attention(*x, 2, s, k_start=torch.tensor([0, 1])); attention(*x, 2, s, torch.arange(5), torch.arange(5))      # positions: the dense version
+    assert [c[0] for c in called] == [2, 2] and called[0][2] is None and called[1][2].tolist() == [0, 1]
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU here')
+
+@gpu
 def test_gpu_equals_cpu():
     att, x = Attention(64, 4, 2, 16), torch.randn(2, 100, 64)
     torch.testing.assert_close(att.cuda()(x.cuda()).cpu(), att.cpu()(x), atol=1e-4, rtol=1e-4)
+
+@gpu
+@pytest.mark.parametrize('T,S,window', [(300, 300, 16), (129, 200, 0), (512, 512, None), (700, 900, 129)])
+def test_gpu_flex_equals_plain_forward_and_backward(T, S, window):
+    slopes = alibi_slopes(9).cuda()
+    x = [t.float().cuda().requires_grad_() for t in qkv(0, 2, 9, 3, 14, T, S)]; y = [t.detach().double().requires_grad_() for t in x]
+    w = qkv(1, 2, 9, 3, 14, T)[0].cuda()
+    a, b = attention_flex(*x, window, slopes), attention_fused(*y, window, slopes)
+    torch.testing.assert_close(a.double(), b, atol=5e-3, rtol=5e-3)              # float32 products may be TF32: 10 bits
+    for g, h in zip(torch.autograd.grad((a * w.float()).sum(), x), torch.autograd.grad((b * w).sum(), y)): torch.testing.assert_close(g.double(), h, atol=2e-2, rtol=2e-2)
 
 def test_bad_arguments_are_named():
     q, k, v = qkv(0, 1, 4, 2, 3, 5); s = alibi_slopes(4)
