@@ -186,7 +186,7 @@ def attention(
     if q.shape[1] % k.shape[1]: raise ValueError(f"q has {q.shape[1]} heads, no multiple of the {k.shape[1]} key/value heads of k")
     if window is not None and window < 0: raise ValueError(f"window={window}: give 0 or more bytes, or None for no limit")
     if len(slopes) != q.shape[1]: raise ValueError(f"slopes has {len(slopes)} entries for {q.shape[1]} query heads")
-    if (q_pos is None) != (k_pos is None): raise ValueError("give both q_pos and k_pos, or neither")
+    if (q_pos is None) != (k_pos is None): raise ValueError(f"q_pos is {'not ' * (q_pos is None)}given and k_pos is {'not ' * (k_pos is None)}given: give both or neither")
     if q_pos is not None: return attention_dense(q, k, v, window, slopes, q_pos, k_pos)
     if k.shape[2] < q.shape[2]: raise ValueError(f"k has {k.shape[2]} keys for {q.shape[2]} queries: without positions the last query stands at the last key")
     if use_flex(q, slopes): return attention_flex(q, k, v, window, slopes, k_start)
@@ -325,6 +325,9 @@ class Attention(nn.Module):
         window:int,   # bytes back
     ):
         super().__init__()
+        if q_heads < 1 or kv_heads < 1: raise ValueError(f"q_heads={q_heads}, kv_heads={kv_heads}: give at least 1 of each")
+        if dim < q_heads: raise ValueError(f"dim={dim} leaves no width for q_heads={q_heads}: a head is dim // q_heads wide")
+        if window is not None and window < 0: raise ValueError(f"window={window}: give 0 or more bytes, or None for no limit")
         if q_heads % kv_heads: raise ValueError(f"q_heads={q_heads} is no multiple of kv_heads={kv_heads}")
         self.heads, self.width, self.window = (q_heads, kv_heads), dim // q_heads, window
         self.fused_qkv = nn.Linear(dim, (q_heads + 2*kv_heads) * self.width, bias=False)

@@ -178,11 +178,23 @@ def test_gpu_flex_equals_plain_forward_and_backward(T, S, window):
     torch.testing.assert_close(a.double(), b, atol=5e-3, rtol=5e-3)              # float32 products may be TF32: 10 bits
     for g, h in zip(torch.autograd.grad((a * w.float()).sum(), x), torch.autograd.grad((b * w).sum(), y)): torch.testing.assert_close(g.double(), h, atol=2e-2, rtol=2e-2)
 
+@pytest.mark.parametrize('dtype,allowed', [(torch.bfloat16, .03), (torch.float16, .004)])
+@pytest.mark.parametrize('window', [0, 16, 300, None])
+def test_sixteen_bits_forward_and_backward(dtype, allowed, window):
+    "Finite, and off by no more than the rounding of 16-bit inputs explains: 8 or 11 bits, a few roundings."
+    slopes = alibi_slopes(6); x = [t.to(dtype).requires_grad_() for t in qkv(0, 2, 6, 2, 14, 200)]; y = [t.detach().double().requires_grad_() for t in x]
+    a, b = attention(*x, window, slopes), attention(*y, window, slopes)
+    w = qkv(1, 2, 6, 2, 14, 200)[0]
+    for m, n in zip((a, *torch.autograd.grad((a.double() * w).sum(), x)), (b, *torch.autograd.grad((b * w).sum(), y))):
+        assert m.isfinite().all() and (m.double() - n).abs().max() < allowed * n.abs().max().clamp(min=.01)     # with window 0 two gradients are zero
+
 def test_bad_arguments_are_named():
     q, k, v = qkv(0, 1, 4, 2, 3, 5); s = alibi_slopes(4)
     for args, words in (((q, k, v, -2, s), 'window=-2'), ((q[:,:3], k, v, 2, s[:3]), '3 heads'), ((q, k[:,:,:3], v[:,:,:3], 2, s), '3 keys'), ((q, k, v, 2, s[:2]), '2 entries')):
         with pytest.raises(ValueError, match=words): attention(*args)
-    with pytest.raises(ValueError, match='kv_heads=3'): Attention(64, 4, 3, 2)
+    with pytest.raises(ValueError, match='q_pos is given and k_pos is not given'): attention(q, k, v, 2, s, q_pos=torch.arange(5))
+    for args, words in (((64, 4, 3, 2), 'kv_heads=3'), ((64, 4, 0, 2), 'kv_heads=0'), ((3, 4, 2, 2), 'dim=3'), ((64, 4, 2, -5), 'window=-5')):
+        with pytest.raises(ValueError, match=words): Attention(*args)
     for rows, n in ((1, 1), (2, 1), (2, torch.tensor([0, 1])), (2, -1)):
         with pytest.raises(ValueError, match='at most'): KVCache(rows, 1, 2, 4, 2).rollback(n)
     for bad, words in ((dict(window=-1), 'window=-1'), (dict(window=None), 'window=None'), (dict(window=3, max_rollback=-2), 'max_rollback=-2')):
