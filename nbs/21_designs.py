@@ -1,0 +1,245 @@
+"""The designs tried in chapter 21: what could make a learned router choose better? One design = one small model and one small JSON file.
+
+    python nbs/21_designs.py                      # stories, which needs nothing
+    python nbs/21_designs.py --corpus english --data DIR --only topk space keys
+
+Every model gets the same number of floating-point operations, counted with what was really routed, and its learning rate falls as that
+budget is spent: all are finished models at equal cost. Scored on text that chapter 21 does not report: other stories, or the tenth of a
+corpus before its held-out tenth, in windows of 512 bytes (designs need no cache then). Designs that are done are skipped.
+"""
+import argparse, importlib.util, json, math, platform, statistics, sys, time
+from datetime import date
+from pathlib import Path
+import torch, torch.nn.functional as F
+from torch import nn
+from pico.alibi import alibi_bias
+from pico.block import Stack
+from pico.data import Corpus, batch, load_corpus
+from pico.evaluate import router_report, surprise, windowed
+from pico.heads import head_weights
+from pico.model import Pico, PicoConfig
+from pico.router import MixtureOfDepths, ROUTERS, Route, Router, RunningQuantile, Threshold, TopK, below_ceiling, pack, router, unpack
+from pico.stories import story
+from pico.train import TrainConfig, backward, flops_per_byte, make_optimizer, rate
+
+RESULTS = Path(__file__).parent/'results'/'designs'
+BUDGET, ROWS, LENGTH, RATE, WARMUP = 1.4e12, 4, 512, 8e-3, 40     # 1.4 TFLOP: about 400 steps with a quarter of the bytes deep
+
+# --- routers -----------------------------------------------------------------------------------------------------
+def best_of(logits, capacity):
+    "The training rule of top-k."
+    return torch.zeros_like(logits, dtype=torch.bool).scatter(1, logits.topk(int(logits.shape[1] * capacity), dim=1).indices, True)
+
+def before_one(x): return F.pad(x, (0, 0, 1, 0))[:, :-1]          # the state of the byte before
+
+@router('normalised')
+class Normalised(TopK):
+    "Top-k whose score reads the normalised state."
+    noise, explore, taken = 0., 0., 0
+    def score(self, x): return F.linear(F.rms_norm(x, x.shape[-1:]), self.weight)[...,0].float()
+    def forward(self, x, values, before, position, train=False):
+        logits = self.score(x); chosen = logits > 0
+        if train:
+            left, rank = max(0., 1 - self.taken / 300), logits.detach()               # wandering ends after 300 steps
+            if self.noise: rank = rank - left * self.noise * torch.log(-torch.log(torch.rand_like(rank).clamp(1e-9, 1 - 1e-9)))
+            if self.explore: rank = torch.where(torch.rand_like(rank) < left * self.explore * self.capacity, rank + 1e4, rank)
+            chosen = best_of(rank, self.capacity)
+        return Route(chosen, torch.sigmoid(logits), logits)
+    def step(self): self.taken += 1
+
+@router('noise')
+class Noise(Normalised):
+    "The score is disturbed at first, so that other bytes get a chance (Gumbel noise)."
+    noise = 1.
+
+@router('explore')
+class Explore(Normalised):
+    "Up to 40% of the chosen bytes are random ones at first."
+    explore = .4
+
+@router('two')
+class Two(Normalised):
+    "The score is a small network that sees this byte's state and the one before it."
+    def __init__(self, dim, capacity):
+        super().__init__(dim, capacity)
+        self.network = nn.Sequential(nn.Linear(2*dim, 32), nn.SiLU(), nn.Linear(32, 1))
+    def score(self, x):
+        x = F.rms_norm(x, x.shape[-1:])
+        return self.network(torch.cat([x, before_one(x)], -1))[...,0].float() + 0 * self.weight.sum()
+
+@router('neighbours')
+class Neighbours(Router):
+    "Deep where a byte's state differs most from the one before (the idea of H-Net, arXiv 2507.07955), by a running quantile."
+    def __init__(self, dim, capacity):
+        super().__init__(dim, capacity)
+        self.q, self.k, self.quantile = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False), RunningQuantile(capacity)
+        nn.init.eye_(self.q.weight); nn.init.eye_(self.k.weight)
+    def forward(self, x, values, before, position, train=False):
+        logits = 2 * (1 - F.cosine_similarity(self.q(x), self.k(before_one(x)), dim=-1))
+        over = logits - self.quantile.value.float(); chosen = over > 0
+        if train and self.training: self.quantile.count(logits); chosen = below_ceiling(chosen, 1 + int(2 * self.capacity * logits.shape[1]))
+        return Route(chosen, torch.tanh(4 * over), logits)
+    def step(self): self.quantile.step()
+
+@router('edge')
+class Edge(Threshold):
+    "Deep at the first byte of every stretch whose score is high: SpaceByte's rule with a learned idea of 'space'."
+    def forward(self, x, values, before, position, train=False):
+        logits = F.linear(x, self.weight / self.weight.shape[1]**.5)[...,0].float()
+        over = logits - self.quantile.value.to(logits.dtype); high = over > 0
+        chosen = high & ~F.pad(high, (1, 0))[:, :-1]
+        if train and self.training:                               # hold the rate of first bytes, not of high ones
+            self.used = .9 * getattr(self, 'used', self.capacity) + .1 * chosen.float().mean().item()
+            self.level = min(max(getattr(self, 'level', self.capacity) + .05 * (self.capacity - self.used), .02), .6)
+            self.quantile.above = self.level; self.quantile.count(logits)
+            chosen = below_ceiling(chosen, 1 + int(2 * self.capacity * logits.shape[1]))
+        return Route(chosen, torch.tanh(over), logits)
+
+@router('benefit')
+class Benefit(Router):
+    "Deep where depth is expected to help most: the score is trained to predict by how much it did."
+    def __init__(self, dim, capacity):
+        super().__init__(dim, capacity)
+        self.predict, self.quantile = nn.Sequential(nn.Linear(dim, 32), nn.SiLU(), nn.Linear(32, 1)), RunningQuantile(capacity)
+    def forward(self, x, values, before, position, train=False):
+        logits = self.predict(F.rms_norm(x.detach(), x.shape[-1:]))[...,0]
+        chosen = logits > self.quantile.value.float()
+        if train and self.training:
+            self.quantile.count(logits)
+            chosen = below_ceiling(chosen | (torch.rand_like(logits) < .1 * self.capacity), 1 + int(2 * self.capacity * logits.shape[1]))
+        return Route(chosen, None, logits)
+    def step(self): self.quantile.step()
+
+@router('policy')
+class Policy(Benefit):
+    "Deep by chance, the likelier the higher the score; what the next eight bytes gain rewards the choice (REINFORCE)."
+    def forward(self, x, values, before, position, train=False):
+        logits = self.predict(F.rms_norm(x.detach(), x.shape[-1:]))[...,0]
+        noisy = logits
+        if train and self.training:
+            u = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6); noisy = logits + (u / (1 - u)).log()
+        chosen = noisy > self.quantile.value.float()
+        if train and self.training:
+            self.quantile.count(noisy); self.quiet = .9 * getattr(self, 'quiet', 0.) + .1 * logits.detach().quantile(1 - self.capacity).item()
+            chosen = below_ceiling(chosen, 1 + int(2 * self.capacity * logits.shape[1]))
+        elif hasattr(self, 'quiet'): chosen = logits > self.quiet
+        return Route(chosen, None, logits)
+
+def benefit_loss(model, x, y):
+    "Train the score of `benefit` or `policy`: by how much depth lowered the cross-entropy, all byte heads by their weights."
+    with torch.no_grad():
+        def nats(latent):
+            h, route = model.states(x, latent=latent)
+            logp = model.unembedding(h).float().log_softmax(-1)
+            return (-logp.gather(-1, y.clamp(min=0)[...,None])[...,0] * (y >= 0) * head_weights(y.shape[-1])).sum(-1), route
+        deep, route = nats(True); flat, _ = nats(False)
+    r, gain = model.latent.router, flat - deep
+    logits = r.predict(F.rms_norm(model.fb_in(model.embedding(x)).detach(), x.shape[:0] + (model.config.dim,)))[...,0]
+    if isinstance(r, Policy):
+        ahead = F.pad(gain, (0, 7)).unfold(1, 8, 1).mean(-1)
+        likely = F.logsigmoid((logits - r.quantile.value.float()) * torch.where(route.chosen, 1., -1.))
+        return -((ahead - ahead.mean()) / ahead.std().clamp(min=1e-6) * likely).mean()
+    return ((logits - gain).square() * route.chosen).sum() / route.chosen.sum().clamp(min=1)
+
+# --- stacks ------------------------------------------------------------------------------------------------------
+class Deep(MixtureOfDepths):
+    "The stack with parts that can be changed; without a cache."
+    keys = places = carry = False
+    def forward(self, x, values, cache=None, lengths=None, train=False):
+        B, T, D = x.shape
+        route = self.router(x, values, values.new_full((B, self.router.memory), -1), torch.arange(T).expand(B, T), train=train)
+        if not route.chosen.any(): return x, route
+        packed, positions, counts = pack(x, route.chosen)
+        C = packed.shape[1]; i = torch.arange(C); real = i < counts[:,None]
+        at = (positions if self.places else i.expand(B, C)).masked_fill(~real, -1)
+        fade = route.weight.gather(1, positions).clamp(min=1e-4).log()[:,None,None] if self.keys and route.weight is not None else 0.
+        h = packed
+        for b in self.blocks:
+            a = b.att; qkv = a.fused_qkv(b.norm1(h)).view(B, C, -1, a.width).transpose(1, 2); q, k, v = qkv.split(a.heads, 1)
+            bias = alibi_bias(a.slopes, at.clamp(min=0), at, 4*a.window if self.places else a.window)      # (B, H, C, C)
+            bias = bias.masked_fill(torch.eye(C, dtype=torch.bool), 0.) + fade                              # a padded byte sees itself
+            o = F.scaled_dot_product_attention(q, k, v, bias, enable_gqa=True)
+            h = h + a.proj(o.transpose(1, 2).reshape(B, C, -1)); h = h + b.glu(b.norm2(h))
+        out = unpack(x, packed, h, positions, counts, route.weight)
+        if self.carry:                                            # what the last chosen byte learned goes on to those after it
+            last = torch.where(route.chosen, torch.arange(T), -1).cummax(1).values
+            change = (out - x).gather(1, last.clamp(min=0)[...,None].expand(B, T, D)) * (last >= 0)[...,None]
+            out = out + torch.where(route.chosen[...,None], 0., self.share * change)
+        return out, route
+
+def deep(**parts):
+    def change(model):
+        model.latent.__class__ = type('Changed', (Deep,), parts)
+        if parts.get('carry'): model.latent.share = nn.Parameter(torch.full((model.config.dim,), .5))
+    return change
+
+def moved(before, after):
+    "Full-byte blocks before and after the deep stack."
+    def change(model):
+        c = model.config; heads = c.dim, c.att_q_heads, c.att_kv_heads, c.fb_att_window_size
+        model.fb_in, model.fb_out = Stack(before, *heads), Stack(after, *heads)
+    return change
+
+def auxiliary(weight): return lambda model: setattr(model.latent.router, 'auxiliary', lambda route, own=model.latent.router.auxiliary: weight / .1 * own(route))
+
+DESIGNS = { # name: router, capacity, change of the model, factor of the router's learning rate
+    'none': ('none', .25), 'all': ('all', .25), 'space': ('space', .25), 'stride': ('stride', .25),
+    'topk 1/4': ('topk', .25), 'topk 3/16': ('topk', .1875), 'topk 1/8': ('topk', .125), 'threshold 1/4': ('threshold', .25), 'threshold 3/16': ('threshold', .1875),
+    'normalised': ('normalised', .1875), 'two states': ('two', .1875), 'neighbours': ('neighbours', .1875), 'edge': ('edge', .1875), 'benefit': ('benefit', .1875), 'policy': ('policy', .1875),
+    'keys': ('topk', .1875, deep(keys=True)), 'keys, threshold': ('threshold', .1875, deep(keys=True)), 'true bytes': ('topk', .1875, deep(places=True)), 'true bytes, space': ('space', .25, deep(places=True)),
+    'carry': ('topk', .1875, deep(carry=True)), 'carry, space': ('space', .25, deep(carry=True)),
+    'early': ('topk', .1875, moved(0, 2)), 'late': ('topk', .1875, moved(2, 0)), 'late, space': ('space', .25, moved(2, 0)), 'early, space': ('space', .25, moved(0, 2)),
+    'noise': ('noise', .1875), 'explore': ('explore', .1875), 'auxiliary 0.01': ('topk', .1875, auxiliary(.01)), 'auxiliary 1': ('topk', .1875, auxiliary(1.)),
+    'slow router': ('topk', .1875, None, .1), 'fast router': ('topk', .1875, None, 10.),
+}
+
+def corpora(name, data):
+    "Training text, and text to choose designs by: neither is what chapter 21 reports."
+    if name == 'stories': return load_corpus('stories', 'train'), Corpus.from_bytes([story(i, seed=1).text.encode() for i in range(120)])
+    whole = load_corpus(str(Path(data)/{'english': 'war_and_peace.txt', 'russian': 'tinystories_ru.txt', 'python': 'python_algorithms.txt'}[name]), 'train')
+    values, _ = whole.read(0, whole.size); cut = whole.size * 8 // 9
+    return (Corpus.from_bytes(bytes(part.astype('uint8'))) for part in (values[:cut], values[cut:cut + 200_000]))
+
+def run(corpus, design, seed, data, budget=BUDGET):
+    "Train until the budget is spent, and score."
+    kind, capacity, change, factor = DESIGNS[design] + (None, 1.)[len(DESIGNS[design]) - 2:]
+    train, held_out = corpora(corpus, data)
+    config = PicoConfig.preset('nano', router=kind, latent_capacity_factor=capacity)
+    torch.manual_seed(seed); model = Pico(config)
+    if change: change(model)
+    model.train()
+    optimizer = make_optimizer(model, TrainConfig(learning_rate=RATE)); own = set(model.latent.router.parameters())
+    if factor != 1:
+        for g in optimizer.param_groups: g['params'] = [p for p in g['params'] if p not in own]
+        optimizer.add_param_group(dict(params=list(own), weight_decay=0.))
+    spent, step, start, trained = 0., 0, time.process_time(), []
+    while spent < budget:
+        lr = RATE * rate(step, spent / budget, WARMUP, 'wsd')
+        for i, group in enumerate(optimizer.param_groups): group['lr'] = lr * (factor if i == 2 else 1)
+        x, y = batch(train, step, ROWS, LENGTH, config.next_tokens, seed)
+        out = backward(model, [(x, y)])
+        if kind in ('benefit', 'policy'): benefit_loss(model, x, y).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.)
+        optimizer.step(); optimizer.zero_grad(); model.router_state_step()
+        spent += ROWS * LENGTH * flops_per_byte(config, out['routed']) * (1 + (.1 if kind in ('benefit', 'policy') else 0))    # without depth, forward only: a tenth more
+        step += 1; trained.append(out['routed'])
+    s = windowed(model, held_out, LENGTH, 'causal', 60_000)
+    return dict(corpus=corpus, design=design, seed=seed, router=kind, capacity=capacity, bpb=s.bpb, routed=s.routed_fraction, trained=statistics.mean(trained[-50:]), steps=step, flops=spent, seconds=time.process_time() - start)
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--corpus', default='stories', choices=('stories', 'english', 'russian', 'python')); p.add_argument('--data', help='folder that holds the corpora')
+    p.add_argument('--only', nargs='*', choices=DESIGNS); p.add_argument('--seeds', type=int, default=1)
+    a = p.parse_args()
+    if a.corpus != 'stories' and not a.data: p.error(f'--corpus {a.corpus} needs --data DIR')
+    torch.set_num_threads(1)
+    for seed in range(a.seeds):
+        for design in a.only or DESIGNS:
+            file = RESULTS/f"{a.corpus}-{design.replace(', ', '-').replace(' ', '-').replace('/', 'of')}-{seed}.json"
+            if file.exists(): continue
+            result = run(a.corpus, design, seed, a.data) | dict(command='python nbs/21_designs.py', date=date.today().isoformat(), device=f'{platform.machine()} processor, 1 thread', torch=torch.__version__)
+            RESULTS.mkdir(parents=True, exist_ok=True)
+            file.with_suffix('.tmp').write_text(json.dumps(result, indent=1) + '\n'); file.with_suffix('.tmp').rename(file)
+            print(f"{file.stem}: {result['bpb']:.4f} bits per byte, {result['routed']:.1%} routed, {result['steps']} steps", flush=True)
+
+if __name__ == '__main__': main()
