@@ -190,6 +190,7 @@ DESIGNS = { # name: router, capacity, change of the model, factor of the router'
     'carry': ('topk', .1875, deep(carry=True)), 'carry, space': ('space', .25, deep(carry=True)),
     'early': ('topk', .1875, moved(0, 2)), 'late': ('topk', .1875, moved(2, 0)), 'late, space': ('space', .25, moved(2, 0)), 'early, space': ('space', .25, moved(0, 2)),
     'noise': ('noise', .1875), 'explore': ('explore', .1875), 'auxiliary 0.01': ('topk', .1875, auxiliary(.01)), 'auxiliary 1': ('topk', .1875, auxiliary(1.)),
+    'two states, carry': ('two', .1875, deep(carry=True)), 'two states, fast router': ('two', .1875, None, 10.), 'two states, fast router, carry': ('two', .1875, deep(carry=True), 10.),
     'slow router': ('topk', .1875, None, .1), 'fast router': ('topk', .1875, None, 10.),
 }
 
