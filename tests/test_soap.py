@@ -285,3 +285,14 @@ def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
     states = [load(tmp_path/d/'checkpoints/00000008')[1]['optimizer']['state'] for d in ('one', 'many')]
     assert states[0].keys() == states[1].keys() and all(states[0][i].keys() == states[1][i].keys() for i in states[0])
     t.go(tmp_path/'many', optimizer='soap', max_steps=11); assert t.read_metrics(tmp_path/'many')[-1]['step'] == 11
+
+
+def test_bases_of_a_covariance_with_many_empty_rows_are_finite():
+    from pico.data import Corpus, batch
+    from pico.model import Pico, PicoConfig
+    from pico.train import TrainConfig, backward, make_optimizer
+    text = Corpus.from_bytes([f'Story {i}: Mia has {i} cats. '.encode() for i in range(300)])       # few byte values: most rows of the embedding have no gradient
+    torch.manual_seed(0); model = Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1, router='all')).train()
+    optimizer = make_optimizer(model, TrainConfig(learning_rate=3e-3, optimizer='soap'))
+    for step in range(4): backward(model, [batch(text, step, 4, 64, 4)]); torch.nn.utils.clip_grad_norm_(model.parameters(), 1.); optimizer.step(); optimizer.zero_grad()
+    assert all(p.isfinite().all() for p in model.parameters())
