@@ -1,7 +1,9 @@
 """Long measurements of chapter 23: writing several bytes at a time. Results are small JSON files in results/writing; what is done is skipped.
 
     python nbs/23_writing.py cost --data DIR      # what further heads cost the model: several ways to train them, side by side
+    python nbs/23_writing.py cost --data DIR --seed 1 --ways one trunk chained chained32 --corpora stories        # another seed of some of them
     python nbs/23_writing.py seconds              # what they cost in time
+    python nbs/23_writing.py equal                # the same, each way for the same time; --seed 1 for another seed
     python nbs/23_writing.py models --data DIR    # trains the models that write; resumable; weights go to runs/writing
     python nbs/23_writing.py tune --data DIR      # goes on with the heads of stories-nano alone
     python nbs/23_writing.py write --data DIR     # bytes per pass and per second of those models
@@ -66,44 +68,72 @@ WAYS = { # name: (changes to the configuration, changes to the heads)
     'detached':  (dict(next_tokens=N), dict(detach=True)),
     'sparse':    (dict(next_tokens=N, heads_every=8), None),                         # through the trunk, at every 8th byte
     'chained':   (dict(next_tokens=N, heads='chained', heads_every=8), None),
+    'chained16': (dict(next_tokens=N, heads='chained', heads_every=16), None),
     'chained32': (dict(next_tokens=N, heads='chained', heads_every=32), None),
 }
 STEPS, EACH, ROWS, LENGTH, RATE, WARMUP = 300, 50, 4, 512, 8e-3, 40
 
+def learner(config, heads, seed):
+    "A model, a running average of its weights, an optimizer, and what is noted about them."
+    torch.manual_seed(seed)
+    models = [Pico(config) for _ in (0, 1)]
+    for m in models if heads else []: m.unembedding = Heads(m.unembedding, **heads)
+    return dict(model=models[0].train(), average=models[1].eval(), optimizer=make_optimizer(models[0], TrainConfig(learning_rate=RATE)), took=[], curve=[])
+
+def learn(r, x, y, step, rate):
+    "One step, with its processor time."
+    m, start = r['model'], time.thread_time()
+    for group in r['optimizer'].param_groups: group['lr'] = rate * min(1, (step + 1) / WARMUP)
+    backward(m, [(x, y[...,:m.config.next_tokens])])
+    torch.nn.utils.clip_grad_norm_(m.parameters(), 1.)
+    r['optimizer'].step(); r['optimizer'].zero_grad(); m.router_state_step()
+    r['took'].append(time.thread_time() - start)
+    for mean, t in zip(r['average'].state_dict().values(), m.state_dict().values()): mean.lerp_(t, 9 / (step + 9))
+
+def bytes_gained(model, held_out):
+    "Bytes a pass by temperature, over eight texts."
+    gained = {}
+    for t in (0, .8):
+        gs = generate(model, starts(held_out, 8), 150, temperature=t, ignore_end=True, seed=list(range(8)))
+        gained[t] = sum(sum(g.accepted) for g in gs) / sum(len(g.accepted) for g in gs)
+    return gained
+
 def cost(a):
     "All ways side by side: the same batches, each step timed in turn, so that whatever disturbs one disturbs all."
-    for corpus, seed in [(c, s) for s in range(a.seeds) for c in ('stories', 'python')]:
-        if (RESULTS/f'cost-{corpus}-{seed}.json').exists(): continue
+    for corpus in a.corpora:
+        if (RESULTS/f'cost-{corpus}-{a.seed}.json').exists(): continue
         data, held_out = text(corpus, a.data, 'train'), text(corpus, a.data, 'validation')
-        runs = {}
-        for way, (config, heads) in WAYS.items():
-            torch.manual_seed(seed)
-            models = [Pico(PicoConfig.preset('nano', **config)) for _ in (0, 1)]
-            for m in models if heads else []: m.unembedding = Heads(m.unembedding, **heads)
-            runs[way] = dict(model=models[0].train(), average=models[1].eval(), optimizer=make_optimizer(models[0], TrainConfig(learning_rate=RATE)), took=[], curve=[])
+        runs = {way: learner(PicoConfig.preset('nano', **WAYS[way][0]), WAYS[way][1], a.seed) for way in a.ways or WAYS}
         for step in range(STEPS):
-            x, y = batch(data, step, ROWS, LENGTH, N, seed)
+            x, y = batch(data, step, ROWS, LENGTH, N, a.seed)
             for way, r in runs.items():
-                m, n = r['model'], r['model'].config.next_tokens
-                if way == 'late': m.unembedding.active = step >= .75 * STEPS
-                start = time.thread_time()
-                for group in r['optimizer'].param_groups: group['lr'] = RATE * min(1, (step + 1) / WARMUP)
-                backward(m, [(x, y[...,:n])])
-                torch.nn.utils.clip_grad_norm_(m.parameters(), 1.)
-                r['optimizer'].step(); r['optimizer'].zero_grad(); m.router_state_step()
-                r['took'].append(time.thread_time() - start)
-                for mean, t in zip(r['average'].state_dict().values(), m.state_dict().values()): mean.lerp_(t, 9 / (step + 9))
+                if way == 'late': r['model'].unembedding.active = step >= .75 * STEPS
+                learn(r, x, y, step, RATE)
                 if (step + 1) % EACH == 0: r['curve'].append(bits_per_byte(r['average'], held_out, max_bytes=20_000).bpb)
-            if (step + 1) % EACH == 0: print(corpus, seed, step + 1, {w: round(r['curve'][-1], 3) for w, r in runs.items()}, flush=True)
-        ways = {}
-        for way, r in runs.items():
-            gained = {}
-            for t in (0, .8):
-                gs = generate(r['average'], starts(held_out, 8), 150, temperature=t, ignore_end=True, seed=list(range(8)))
-                gained[t] = sum(sum(g.accepted) for g in gs) / sum(len(g.accepted) for g in gs)
-            ways[way] = dict(curve=r['curve'], seconds_per_step=statistics.median(r['took']), gained=gained, took_ratio=sum(r['took']) / sum(runs['one']['took']))
-            print(way, ways[way], flush=True)
-        save(f'cost-{corpus}-{seed}', dict(corpus=corpus, seed=seed, ways=ways, every=EACH, bytes_per_step=ROWS*LENGTH, data=source(corpus, a.data)), 'python nbs/23_writing.py cost --data DIR')
+            if (step + 1) % EACH == 0: print(corpus, a.seed, step + 1, {w: round(r['curve'][-1], 3) for w, r in runs.items()}, flush=True)
+        ways = {way: dict(curve=r['curve'], seconds_per_step=statistics.median(r['took']), gained=bytes_gained(r['average'], held_out), took_ratio=sum(r['took']) / sum(runs['one']['took'])) for way, r in runs.items()}
+        save(f'cost-{corpus}-{a.seed}', dict(corpus=corpus, seed=a.seed, ways=ways, every=EACH, bytes_per_step=ROWS*LENGTH, data=source(corpus, a.data)), 'python nbs/23_writing.py cost --data DIR')
+
+EQUAL = { # preset: (changes, learning rate, processor seconds that each way gets, ways)
+    'nano': ({}, RATE, 60, ('one', 'trunk', 'chained', 'chained16', 'chained32')),
+    'xs':   (dict(dim=144), 4e-3, 120, ('one', 'trunk', 'chained16', 'chained32')),
+}
+POINTS = 6
+
+def equal(a):
+    "Ways to train heads, each for the same processor time: the one that has had least takes the next step, so that whatever disturbs one disturbs all."
+    for preset, (changes, rate, budget, names) in EQUAL.items():
+        name = f'equal-{preset}-{a.seed}'
+        if (a.only and preset not in a.only) or (RESULTS/f'{name}.json').exists(): continue
+        data, held_out = text('stories', a.data, 'train'), text('stories', a.data, 'validation')
+        runs = {way: learner(PicoConfig.preset(preset, **changes, **WAYS[way][0]), WAYS[way][1], a.seed) for way in names}
+        while any(len(r['curve']) < POINTS for r in runs.values()):
+            way, r = min(((w, r) for w, r in runs.items() if len(r['curve']) < POINTS), key=lambda v: sum(v[1]['took']))
+            learn(r, *batch(data, len(r['took']), ROWS, LENGTH, N, a.seed), len(r['took']), rate)
+            if sum(r['took']) >= (len(r['curve']) + 1) * budget / POINTS:
+                r['curve'].append(dict(seconds=sum(r['took']), steps=len(r['took']), bpb=bits_per_byte(r['average'], held_out, max_bytes=20_000).bpb))
+                print(preset, a.seed, way, r['curve'][-1], flush=True)
+        save(name, dict(preset=preset, seed=a.seed, ways={w: dict(curve=r['curve'], gained=bytes_gained(r['average'], held_out)) for w, r in runs.items()}, bytes_per_step=ROWS*LENGTH), f'python nbs/23_writing.py equal --seed {a.seed}')
 
 def seconds(a):
     "Time of a training step with eight heads against one with one head, taking turns."
@@ -129,7 +159,8 @@ MODELS = { # name: (corpus, preset, changes, steps, learning rate)
     'stories-nano': ('stories', 'nano', dict(router='topk'), 1500, 8e-3),
     'stories-xs':   ('stories', 'xs', dict(dim=144, router='topk', heads_every=16), 600, 4e-3),
     'python-nano':  ('python', 'nano', dict(router='topk', heads_every=16), 1500, 8e-3),
-    'russian-nano': ('russian', 'nano', dict(router='space', heads_every=16), 1200, 8e-3),
+    'english-nano': ('english', 'nano', dict(router='topk', heads_every=16), 1500, 8e-3),
+    'russian-nano': ('russian', 'nano', dict(router='topk', heads_every=16), 1500, 8e-3),
 }
 
 def models(a):
@@ -211,8 +242,8 @@ def lookup(a):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('stage', choices=['cost', 'seconds', 'models', 'tune', 'write', 'lookup']); p.add_argument('--data', help='folder that holds the corpora'); p.add_argument('--seeds', type=int, default=1)
-    p.add_argument('--only', nargs='*', help='only these models')
+    p.add_argument('stage', choices=['cost', 'seconds', 'equal', 'models', 'tune', 'write', 'lookup']); p.add_argument('--data', help='folder that holds the corpora'); p.add_argument('--seed', type=int, default=0)
+    p.add_argument('--only', nargs='*', help='only these models or presets'); p.add_argument('--ways', nargs='*', choices=WAYS, help='only these ways'); p.add_argument('--corpora', nargs='*', choices=CORPORA, default=['stories', 'python'])
     a = p.parse_args()
     torch.set_num_threads(1)
     globals()[a.stage](a)

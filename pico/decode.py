@@ -18,6 +18,7 @@ def array(t)->np.ndarray: # a tensor on any device
 
 def normed(x, eps)->np.ndarray: # (M, D)
     "Root mean square 1; the weights of the norm are multiplied into the next matrix beforehand."
+    if len(x) == 1: return x * (np.dot(x[0], x[0]) / x.shape[1] + eps)**-.5     # the commonest case, in a third of the time
     r = np.add.reduce(x*x, -1, keepdims=True)
     r /= x.shape[1]; r += eps
     return x / np.sqrt(r, r)
@@ -45,8 +46,9 @@ class QuickStack:
         self.blocks = [self.prepare(b) for b in stack.blocks]
         if not self.blocks: return
         a, dtype = stack.blocks[0].att, self.blocks[0][0].dtype
-        self.H, self.G, self.K, self.window, self.eps = a.heads[0], a.heads[1], a.width, a.window, np.finfo(dtype).eps
+        self.H, self.G, self.K, self.window, self.eps = a.heads[0], a.heads[1], a.width, a.window, float(np.finfo(dtype).eps)
         self.slopes, self.known = array(a.slopes).astype(dtype), {}
+        self.far = self.window * self.slopes.max() > 20
         self.past = [Past((len(self.blocks), 2, self.G, self.K), self.window + max_rollback, dtype) for _ in range(rows)]
 
     @staticmethod
@@ -80,23 +82,24 @@ class QuickStack:
                 n = past.extend(T); P = min(n, self.window)
                 rows.append((i, i+T, past.kv, n, n-P, n+T, self.bias(T, P))); i += T
         for b, (qkv, proj, fc1, fc2) in enumerate(self.blocks):
-            h = (normed(x, self.eps) @ qkv).reshape(M, H+2*G, K).transpose(1, 0, 2)     # (H+2G, M, K)
-            out = np.empty((M, H*K), x.dtype)
+            h = np.dot(normed(x, self.eps), qkv).reshape(M, H+2*G, K).transpose(1, 0, 2)     # (H+2G, M, K)
+            outs = []
             for i, j, kv, n, first, end, bias in rows:
-                keys, values = kv[b]                              # (G, room, K)
-                keys[:,n:end], values[:,n:end] = h[H:H+G,i:j], h[H+G:,i:j]
-                s = h[:H,i:j].reshape(G, -1, K) @ keys[:,first:end].transpose(0, 2, 1)  # (G, R·T, S)
+                kv[b,:,:,n:end] = h[H:,i:j].reshape(2, G, j-i, K)
+                keys, values = kv[b,0,:,first:end], kv[b,1,:,first:end]                 # (G, S, K)
+                s = h[:H,i:j].reshape(G, -1, K) @ keys.transpose(0, 2, 1)               # (G, R·T, S)
                 s += bias
                 s -= np.maximum.reduce(s, -1, keepdims=True)
-                np.maximum(s, -60, out=s)                         # exp(-60) vanishes beside 1; much less would be a denormal number, and slow
+                if self.far: np.maximum(s, -60, out=s)            # exp(-60) vanishes beside 1; much less would be a denormal number, and slow
                 np.exp(s, s)
-                o = s @ values[:,first:end]
+                o = s @ values
                 o /= np.add.reduce(s, -1, keepdims=True)
-                out[i:j] = o.reshape(H, j-i, K).transpose(1, 0, 2).reshape(j-i, -1)
-            x = x + out @ proj
-            h = normed(x, self.eps) @ fc1
-            u = np.tanh(h[:,D:]); u += 1; u *= h[:,D:]; u *= h[:,:D]
-            x = x + u @ fc2
+                outs.append(o.reshape(H, j-i, K).transpose(1, 0, 2).reshape(j-i, -1))
+            x = x + np.dot(outs[0] if len(outs) == 1 else np.concatenate(outs), proj)
+            h = np.dot(normed(x, self.eps), fc1)
+            value, gate = h[:,:D], h[:,D:]
+            u = np.tanh(gate); u += 1; u *= gate; u *= value
+            x = x + np.dot(u, fc2)
         return x
 
     def forget(self, row:int, n:int): # bytes of that row
@@ -149,6 +152,7 @@ class Decoder:
         router, self.on = model.latent.router, latent
         self.decide = ASK.get(type(router), ask_module)(router)    # a subclass may decide otherwise, so its exact type counts
         self.embedding, self.norm = array(model.embedding.weight), array(model.norm.weight)
+        self.eps = float(np.finfo(self.norm.dtype).eps)
         self.fb_in, self.latent, self.fb_out = (QuickStack(s, rows, max_rollback) for s in (model.fb_in, model.latent, model.fb_out))
         self.head, self.bias = np.ascontiguousarray(array(model.unembedding.weight[:256]).T), array(model.unembedding.bias[:256])
         self.seen, self.chosen = [[] for _ in range(rows)], [[] for _ in range(rows)]
@@ -169,7 +173,7 @@ class Decoder:
                 h[at] = deep if weight is None else some + weight[at,None] * (deep - some)
         i = 0
         for v, seen, was in zip(x, self.seen, self.chosen): seen += v; was += chosen[i:i+len(v)]; i += len(v)
-        h = normed(self.fb_out(h, counts), np.finfo(h.dtype).eps) * self.norm
+        h = normed(self.fb_out(h, counts), self.eps) * self.norm
         return h, h @ self.head + self.bias, chosen, weight
 
     def forget(self,

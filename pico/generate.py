@@ -24,9 +24,7 @@ def byte_probabilities(
     z = np.asarray(logits, np.float64)
     top = np.maximum.reduce(z, -1, keepdims=True)
     if not math.isfinite(np.add.reduce(top, None)): raise InputError("the model's logits are not finite: its weights are damaged or its training diverged; use an earlier checkpoint")
-    if temperature == 0:
-        p = np.zeros_like(z); np.put_along_axis(p, z.argmax(-1)[...,None], 1, -1)
-        return p
+    if temperature == 0: return (np.arange(z.shape[-1]) == z.argmax(-1)[...,None]).astype(np.float64)
     p = z - top; p /= max(temperature, 1e-290); np.exp(p, p)       # a smaller temperature would overflow, and changes nothing
     p /= np.add.reduce(p, -1, keepdims=True)
     if top_p is None or top_p >= 1: return p
@@ -304,7 +302,7 @@ def rounds(
     B, d = len(rows), drafts
     back = max(d, copies)
     read = Decoder(model, B, back, latent) if quick(model) else Reader(model, B, back, latent, d+1)
-    ahead = model.unembedding.drafter() if hasattr(model, 'unembedding') else Slices()
+    ahead = None if not d else model.unembedding.drafter() if hasattr(model, 'unembedding') else Slices()
     h, z = read_prompts(read, prompts)
     for r in rows: r.forwards += 1                                 # the prompt counts as one pass
     memory = [Memory() for _ in rows] if copies else []
