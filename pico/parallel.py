@@ -6,10 +6,11 @@
 __all__ = ['world', 'join', 'leave', 'all_reduce', 'agree', 'Added', 'added', 'waiting', 'shared', 'alone']
 
 # %% ../nbs/10a_parallel.ipynb #34ca6542
-import contextlib, inspect, json, os
+import contextlib, gc, inspect, json, os
 from datetime import timedelta
 import torch
 import torch.distributed as dist
+if dist.is_available(): import torch.distributed.nn.functional    # before a group exists: its default arguments would hold the group, and so its threads, to the very end
 from torch import nn
 from .data import InputError
 from .checkpoint import put_together, take_apart
@@ -29,8 +30,10 @@ def join()->tuple: # rank and number of processes
     return world()
 
 def leave():
-    "The end of `join`."
-    if dist.is_available() and dist.is_initialized(): dist.destroy_process_group()
+    "The end of `join`: the group and its threads end here, since a thread that calls Python while the interpreter ends aborts the process."
+    if not (dist.is_available() and dist.is_initialized()): return
+    gc.collect()                                                  # what still refers to the group
+    dist.destroy_process_group()
 
 # %% ../nbs/10a_parallel.ipynb #6a0c1c63
 def all_reduce(

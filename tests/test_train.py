@@ -274,6 +274,16 @@ def test_a_process_that_dies_ends_all_within_seconds(tmp_path, victim):
         if r != victim: assert 'lost contact' in (tmp_path/f'said{r}').read_text()
     assert many(2, tmp_path/'a', tmp_path, read_metrics(tmp_path/'a')[-1]['step'] + 3, validation=None, batch_size=6) == [0, 0]
 
+@pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='counts threads in /proc')
+def test_the_threads_of_a_group_end_with_it(tmp_path):
+    "One that is left calls Python while the interpreter ends, and aborts a run that went well."
+    from pico.parallel import leave
+    def f(rank):
+        go(tmp_path/'a', max_steps=2, validation=None); leave()
+        (tmp_path/f'threads{rank}').write_text(' '.join(p.read_text().strip() for p in Path('/proc/self/task').glob('*/comm')))
+    assert [processes.wait(p, 120) for p in processes.group(2, f, tmp_path)] == [0, 0]
+    for r in range(2): assert 'gloo' not in (tmp_path/f'threads{r}').read_text()
+
 def test_a_mistake_of_one_is_everybodys(tmp_path):
     (tmp_path/'a').mkdir(); (tmp_path/'a/diary.txt').write_text('dear diary')
     assert many(2, tmp_path/'a', tmp_path, 5, said=tmp_path/'said') == [2, 2]
