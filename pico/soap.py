@@ -266,8 +266,8 @@ def load_state_dict(self:SOAP, state_dict:dict):
             if (s := state_dict['state'].get(i)) is None: continue
             for k,shape in self.shapes(p, group).items():
                 if k not in s or tuple(s[k].shape) != shape: raise ValueError(f"the saved state does not fit a parameter of shape {tuple(p.shape)}: {k} is {tuple(s[k].shape) if k in s else 'missing'}, expected {shape}")
-            self.state[p] = {'step': int(s['step'])} | {k: s[k].detach().to(p.device, torch.promote_types(p.dtype, torch.float32), copy=True) for k in self.shapes(p, group)} if self.owner[p] == self.process else None
-            if self.state[p] is None: del self.state[p]
+            if self.owner[p] != self.process: self.state.pop(p, None); continue
+            self.state[p] = {'step': int(s['step'])} | {k: s[k].detach().to(p.device, torch.promote_types(p.dtype, torch.float32), copy=True) for k in self.shapes(p, group)}
 
 @patch
 def __getstate__(self:SOAP): return torch.optim.Optimizer.__getstate__(self) | dict(process=self.process, processes=self.processes)

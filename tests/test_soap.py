@@ -274,8 +274,9 @@ def test_a_killed_training_run_goes_on_with_the_same_bits(tmp_path):
 
 def _train(rank, world, folder):
     import torch.distributed as dist, test_train as t
+    from pico.parallel import leave
     torch.set_num_threads(1); dist.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=world)
-    t.go(f'{folder}/many', optimizer='soap'); dist.destroy_process_group()
+    t.go(f'{folder}/many', optimizer='soap'); leave()
 
 def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
     import torch.multiprocessing as mp, test_train as t
