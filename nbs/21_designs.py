@@ -18,7 +18,7 @@ from pico.data import Corpus, batch, load_corpus
 from pico.evaluate import router_report, surprise, windowed
 from pico.heads import head_weights
 from pico.model import Pico, PicoConfig
-from pico.router import MixtureOfDepths, ROUTERS, Route, Router, RunningQuantile, Threshold, TopK, below_ceiling, pack, router, unpack
+from pico.router import MixtureOfDepths, ROUTERS, Route, Router, RunningQuantile, Threshold, TopK, below_ceiling, pack, router, spacelike, unpack
 from pico.stories import story
 from pico.train import TrainConfig, backward, flops_per_byte, make_optimizer, rate
 
@@ -141,6 +141,64 @@ def benefit_loss(model, x, y):
         return -((ahead - ahead.mean()) / ahead.std().clamp(min=1e-6) * likely).mean()
     return ((logits - gain).square() * route.chosen).sum() / route.chosen.sum().clamp(min=1)
 
+class Unit(Two):
+    "The same, but a chosen byte weighs exactly 1, and the gradient reaches the score as that of a logistic weight."
+    def forward(self, x, values, before, position, train=False):
+        r = super().forward(x, values, before, position, train)
+        r.weight = 1 + .25 * (r.logits - r.logits.detach())
+        return r
+
+class Entropy(Router):
+    "Deep where the next byte is uncertain: a small linear head on the shallow state predicts it, and its entropy passes a running quantile (BLT, arXiv 2412.09871)."
+    rise, spent, cut, temperature = 0., 0, 0, 0.
+    def __init__(self, dim, capacity):
+        super().__init__(dim, capacity)
+        self.head, self.quantile = nn.Sequential(nn.Linear(dim, 32, bias=False), nn.Linear(32, 256, bias=False)), RunningQuantile(capacity)
+    def forward(self, x, values, before, position, train=False):
+        logp = self.head(F.rms_norm(x.detach(), x.shape[-1:])).float().log_softmax(-1)
+        loss = -logp[:,:-1].gather(-1, values[:,1:,None]).mean() if train else None
+        H = -(logp.exp() * logp).sum(-1).detach()
+        score = H - self.rise * F.pad(H, (1, 0))[:, :-1]
+        over = score - self.quantile.value.float(); chosen = over > 0
+        if train and self.training:
+            self.quantile.count(score)
+            chosen = below_ceiling(chosen, 1 + int(2 * self.capacity * score.shape[1]))
+        return Route(chosen, None, score, loss)
+    def auxiliary(self, route): return route.guess
+    def step(self): self.quantile.step()
+
+class Rise(Entropy):
+    "Where it is more uncertain than before the last byte."
+    rise = 1.
+
+class Half(Entropy):
+    rise = .5
+
+class Prior(Two):
+    "Two states, beginning at SpaceByte's rule."
+    memory = 1
+    def __init__(self, dim, capacity):
+        super().__init__(dim, capacity)
+        self.rule = nn.Parameter(torch.tensor(3.)); nn.init.zeros_(self.network[2].weight)
+    def forward(self, x, values, before, position, train=False):
+        s = spacelike(torch.cat([before, values], 1)); s = s[:,1:] & ~s[:,:-1]
+        logits = self.score(x) + self.rule * torch.where(s, 1., -1.)
+        return Route(best_of(logits, self.capacity) if train else logits > 0, torch.sigmoid(logits), logits)
+
+class Table(TopK):
+    "The score is looked up: one number for the byte and one for the byte before, plus the linear one of the state."
+    memory = 1
+    def __init__(self, dim, capacity):
+        super().__init__(dim, capacity)
+        self.here, self.last = nn.Embedding(257, 1), nn.Embedding(257, 1)
+        nn.init.zeros_(self.here.weight); nn.init.zeros_(self.last.weight)
+    def forward(self, x, values, before, position, train=False):
+        v = torch.cat([before, values], 1) + 1
+        logits = F.linear(F.rms_norm(x, x.shape[-1:]), self.weight)[...,0] + self.here(v[:,1:])[...,0] + self.last(v[:,:-1])[...,0]
+        return Route(best_of(logits, self.capacity) if train else logits > 0, torch.sigmoid(logits), logits)
+
+for name, cls in dict(unit=Unit, entropy=Entropy, rise=Rise, half=Half, prior=Prior, table=Table).items(): router(name)(cls)
+
 # --- stacks ------------------------------------------------------------------------------------------------------
 class Deep(MixtureOfDepths):
     "The stack with parts that can be changed; without a cache."
@@ -155,7 +213,7 @@ class Deep(MixtureOfDepths):
         fade = route.weight.gather(1, positions).clamp(min=1e-4).log()[:,None,None] if self.keys and route.weight is not None else 0.
         h = packed
         for b in self.blocks:
-            a = b.att; qkv = a.fused_qkv(b.norm1(h)).view(B, C, -1, a.width).transpose(1, 2); q, k, v = qkv.split(a.heads, 1)
+            a = b.att; qkv = a.fused_qkv(b.norm1(h)).view(B, C, -1, a.width).transpose(1, 2); q, k, v = qkv.split([a.heads[0], a.heads[1], a.heads[1]], 1)
             bias = alibi_bias(a.slopes, at.clamp(min=0), at, 4*a.window if self.places else a.window)      # (B, H, C, C)
             bias = bias.masked_fill(torch.eye(C, dtype=torch.bool), 0.) + fade                              # a padded byte sees itself
             o = F.scaled_dot_product_attention(q, k, v, bias, enable_gqa=True)
@@ -180,6 +238,11 @@ def moved(before, after):
         model.fb_in, model.fb_out = Stack(before, *heads), Stack(after, *heads)
     return change
 
+def grow(start, end):
+    "The capacity changes evenly while the budget is spent, from `start` to `end` times its value."
+    def change(model): model.latent.router.course = (start, end)
+    return change
+
 def auxiliary(weight): return lambda model: setattr(model.latent.router, 'auxiliary', lambda route, own=model.latent.router.auxiliary: weight / .1 * own(route))
 
 DESIGNS = { # name: router, capacity, change of the model, factor of the router's learning rate
@@ -191,6 +254,9 @@ DESIGNS = { # name: router, capacity, change of the model, factor of the router'
     'early': ('topk', .1875, moved(0, 2)), 'late': ('topk', .1875, moved(2, 0)), 'late, space': ('space', .25, moved(2, 0)), 'early, space': ('space', .25, moved(0, 2)),
     'noise': ('noise', .1875), 'explore': ('explore', .1875), 'auxiliary 0.01': ('topk', .1875, auxiliary(.01)), 'auxiliary 1': ('topk', .1875, auxiliary(1.)),
     'two states, carry': ('two', .1875, deep(carry=True)), 'two states, fast router': ('two', .1875, None, 10.), 'two states, fast router, carry': ('two', .1875, deep(carry=True), 10.),
+    'topk 1/16': ('topk', .0625), 'two states 1/8': ('two', .125), 'two states 1/16': ('two', .0625), 'growing': ('topk', .1875, grow(.0, 1.)), 'shrinking': ('topk', .1875, grow(2., 0.6)),
+    'unit': ('unit', .1875), 'entropy 3/16': ('entropy', .1875), 'entropy 1/8': ('entropy', .125), 'rise 3/16': ('rise', .1875), 'half 3/16': ('half', .1875), 'rise 1/8': ('rise', .125),
+    'prior': ('prior', .1875), 'table': ('table', .1875), 'entropy, carry': ('entropy', .1875, deep(carry=True)), 'rise, carry': ('rise', .1875, deep(carry=True)), 'unit, carry': ('unit', .1875, deep(carry=True)), 'prior, carry': ('prior', .1875, deep(carry=True)),
     'slow router': ('topk', .1875, None, .1), 'fast router': ('topk', .1875, None, 10.),
 }
 
@@ -217,6 +283,8 @@ def run(corpus, design, seed, data, budget=BUDGET):
     while spent < budget:
         lr = RATE * rate(step, spent / budget, WARMUP, 'wsd')
         for i, group in enumerate(optimizer.param_groups): group['lr'] = lr * (factor if i == 2 else 1)
+        if hasattr(model.latent.router, 'course'):
+            a, b = model.latent.router.course; model.latent.router.capacity = capacity * (a + (b - a) * min(1., spent / budget))
         x, y = batch(train, step, ROWS, LENGTH, config.next_tokens, seed)
         out = backward(model, [(x, y)])
         if kind in ('benefit', 'policy'): benefit_loss(model, x, y).backward()
@@ -230,15 +298,15 @@ def run(corpus, design, seed, data, budget=BUDGET):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--corpus', default='stories', choices=('stories', 'english', 'russian', 'python')); p.add_argument('--data', help='folder that holds the corpora')
-    p.add_argument('--only', nargs='*', choices=DESIGNS); p.add_argument('--seeds', type=int, default=1)
+    p.add_argument('--only', nargs='*', choices=DESIGNS); p.add_argument('--seeds', type=int, nargs='*', default=[0]); p.add_argument('--budget', type=float, default=BUDGET, help='floating-point operations a model')
     a = p.parse_args()
     if a.corpus != 'stories' and not a.data: p.error(f'--corpus {a.corpus} needs --data DIR')
     torch.set_num_threads(1)
-    for seed in range(a.seeds):
+    for seed in a.seeds:
         for design in a.only or DESIGNS:
-            file = RESULTS/f"{a.corpus}-{design.replace(', ', '-').replace(' ', '-').replace('/', 'of')}-{seed}.json"
+            file = RESULTS/f"{a.corpus}-{design.replace(', ', '-').replace(' ', '-').replace('/', 'of')}-{seed}{'' if a.budget == BUDGET else f'-{a.budget/1e12:g}'}.json"
             if file.exists(): continue
-            result = run(a.corpus, design, seed, a.data) | dict(command='python nbs/21_designs.py', date=date.today().isoformat(), device=f'{platform.machine()} processor, 1 thread', torch=torch.__version__)
+            result = run(a.corpus, design, seed, a.data, a.budget) | dict(command='python nbs/21_designs.py', date=date.today().isoformat(), device=f'{platform.machine()} processor, 1 thread', torch=torch.__version__)
             RESULTS.mkdir(parents=True, exist_ok=True)
             file.with_suffix('.tmp').write_text(json.dumps(result, indent=1) + '\n'); file.with_suffix('.tmp').rename(file)
             print(f"{file.stem}: {result['bpb']:.4f} bits per byte, {result['routed']:.1%} routed, {result['steps']} steps", flush=True)
