@@ -1,7 +1,7 @@
 """The grid of chapter 22: optimizers compared. One cell = one model trained and scored; its result is one small JSON file.
 
-    python nbs/22_optimizers.py --stage rates                  # learning rates of each optimizer, one seed, built-in stories
-    python nbs/22_optimizers.py --stage seeds --data DIR       # the best rates, three seeds, two corpora; DIR holds war_and_peace.txt
+    python nbs/22_optimizers.py --stage rates --data DIR       # learning rates of each optimizer, one seed, two corpora; DIR holds war_and_peace.txt
+    python nbs/22_optimizers.py --stage seeds --data DIR       # the best rates, three seeds
     python nbs/22_optimizers.py --stage long --steps 500       # SOAP against the 800 steps of AdamW of chapter 21
     python nbs/22_optimizers.py --stage variants               # SOAP cut finer, whole, one-sided, refreshed more and less often
     python nbs/22_optimizers.py --stage speed --public FILE    # chapter 09: a step beside others'; FILE is the soap.py of the paper's authors; pytorch_optimizer if installed
@@ -56,7 +56,11 @@ def corpora(name, stage, data):
         seed, n = {'rates': (1, 60), 'seeds': (3, 60), 'long': (2, 120)}[stage]  # the text that chapter 21 scores its 800 steps of AdamW on
         return load_corpus('stories', 'train'), Corpus.from_bytes([story(i, seed=seed).text.encode() for i in range(n)]), dict(source=f'the built-in stories; held out: seed {seed}', sha256=None)
     file = Path(data)/'war_and_peace.txt'
-    return load_corpus(str(file), 'train'), load_corpus(str(file), 'validation'), dict(source='War and Peace, English, public domain', sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+    train, held_out = load_corpus(str(file), 'train'), load_corpus(str(file), 'validation')
+    if stage == 'rates':                                          # the tenth before the held-out one, which nothing is tuned on
+        values, _ = train.read(0, train.size); end = train.size * 8 // 9
+        train, held_out = (Corpus.from_bytes([bytes(part.astype('uint8'))]) for part in (values[:end], values[end:]))
+    return train, held_out, dict(source='War and Peace, English, public domain', sha256=hashlib.sha256(file.read_bytes()).hexdigest())
 
 def run(stage, corpus, name, lr, seed, data, steps=STEPS):
     "Train one model: warm-up, then a constant rate; score a running average of its weights, so that every point of the curve is a finished model."
@@ -84,9 +88,9 @@ def run(stage, corpus, name, lr, seed, data, steps=STEPS):
     return dict(stage=stage, corpus=corpus, optimizer=name, rate=lr, seed=seed, steps=steps, curve=curve, training=[round(statistics.mean(losses[i:i+10]), 4) for i in range(0, len(losses), 10)],
                 bpb=curve[-1]['bpb'] if curve else math.inf, seconds=dict(gradient=statistics.median(learned), step=statistics.mean(stepped[2:])), data=source)
 
-def best(name):
+def best(corpus, name):
     "The rate of the lowest score among those tried."
-    done = [d for f in RESULTS.glob(f'rates-stories-{name}-*.json') if (d := json.loads(f.read_text()))['optimizer'] == name]
+    done = [d for f in RESULTS.glob(f'rates-{corpus}-{name}-*.json') if (d := json.loads(f.read_text()))['optimizer'] == name]
     return min(done, key=lambda d: d['bpb'])['rate']
 
 def about(command):
@@ -99,10 +103,10 @@ def save(file, result):
 
 def cells(a):
     "Every (corpus, optimizer, rate, seed) of a stage."
-    if a.stage == 'rates': return [('stories', o, r, 100) for o in (a.only or RATES) for r in RATES[o]]
-    if a.stage == 'long': return [('stories', 'soap', best('soap'), 0)]
-    if a.stage == 'variants': return [('stories', o, best('soap'), 100) for o in VARIANTS if o != 'soap']
-    return [(c, o, best(o), s) for s in range(a.seeds) for c in ('stories', 'english') for o in (a.only or RATES)]
+    if a.stage == 'rates': return [(c, o, r, 100) for c in ('stories', 'english') for o in (a.only or RATES) for r in RATES[o]]
+    if a.stage == 'long': return [('stories', 'soap', best('stories', 'soap'), 0)]
+    if a.stage == 'variants': return [('stories', o, best('stories', 'soap'), 100) for o in VARIANTS if o != 'soap']
+    return [(c, o, best(c, o), s) for s in range(a.seeds) for c in ('stories', 'english') for o in (a.only or RATES)]
 
 def speed(preset, public, heavy=False):
     "Processor time of an optimizer step, all optimizers in turn in one process, on the parameters of a preset and random gradients."
@@ -138,7 +142,7 @@ def main():
     p.add_argument('--stage', choices=['rates', 'variants', 'seeds', 'long', 'speed'], required=True); p.add_argument('--data', help='folder that holds war_and_peace.txt')
     p.add_argument('--only', nargs='*', choices=RATES, help='only these optimizers'); p.add_argument('--seeds', type=int, default=3); p.add_argument('--steps', type=int, default=STEPS, help='a cell that was trained for fewer is trained again'); p.add_argument('--public', help="the public reference's soap.py"); p.add_argument('--heavyball', action='store_true', help='only SOAP and heavyball, which compiles for a minute'); p.add_argument('--preset', nargs='*', default=['xs', '10m'])
     a = p.parse_args()
-    if a.stage == 'seeds' and not a.data: p.error('--stage seeds needs --data DIR, the folder that holds war_and_peace.txt')
+    if a.stage in ('rates', 'seeds') and not a.data: p.error(f'--stage {a.stage} needs --data DIR, the folder that holds war_and_peace.txt')
     torch.set_num_threads(1)                                      # seconds are processor time of one thread
     if a.stage == 'speed':
         for preset in a.preset:
