@@ -7,15 +7,17 @@
     python nbs/23_writing.py models --data DIR    # trains the models that write; resumable; weights go to runs/writing
     python nbs/23_writing.py tune --data DIR      # goes on with the heads of stories-nano alone
     python nbs/23_writing.py write --data DIR     # bytes per pass and per second of those models
+    python nbs/23_writing.py bounds --data DIR    # what draft trees and the shallow blocks as drafter could bring them
     python nbs/23_writing.py lookup --data DIR    # how often a text continues as it did before
 """
-import argparse, hashlib, json, math, platform, statistics, subprocess, time
+import argparse, hashlib, heapq, json, math, platform, statistics, subprocess, time
 from datetime import date
 from pathlib import Path
 import numpy as np, torch
 from pico.data import MARKS, batch, load_corpus
 from pico.evaluate import bits_per_byte
-from pico.generate import Writing, generate, rounds
+from pico.decode import Decoder
+from pico.generate import Writing, byte_probabilities, generate, guess, rounds
 from pico.heads import ByteHeads, head_weights, linear_loss
 from pico.model import Pico, PicoConfig
 from pico.train import TrainConfig, backward, make_optimizer, train
@@ -70,15 +72,19 @@ WAYS = { # name: (changes to the configuration, changes to the heads)
     'chained':   (dict(next_tokens=N, heads='chained', heads_every=8), None),
     'chained16': (dict(next_tokens=N, heads='chained', heads_every=16), None),
     'chained32': (dict(next_tokens=N, heads='chained', heads_every=32), None),
+    'trunk, 4': (dict(next_tokens=4), None),                                        # the preset `nano` as it stands
+    'chained16, 4': (dict(next_tokens=4, heads='chained', heads_every=16), None),
+    'chained32, 4': (dict(next_tokens=4, heads='chained', heads_every=32), None),
 }
+COSTS = 'one', 'trunk', 'late', 'detached', 'sparse', 'chained', 'chained32'
 STEPS, EACH, ROWS, LENGTH, RATE, WARMUP = 300, 50, 4, 512, 8e-3, 40
 
-def learner(config, heads, seed):
+def learner(config, heads, seed, optimizer='adamw'):
     "A model, a running average of its weights, an optimizer, and what is noted about them."
     torch.manual_seed(seed)
     models = [Pico(config) for _ in (0, 1)]
     for m in models if heads else []: m.unembedding = Heads(m.unembedding, **heads)
-    return dict(model=models[0].train(), average=models[1].eval(), optimizer=make_optimizer(models[0], TrainConfig(learning_rate=RATE)), took=[], curve=[])
+    return dict(model=models[0].train(), average=models[1].eval(), optimizer=make_optimizer(models[0], TrainConfig(learning_rate=RATE, optimizer=optimizer)), took=[], curve=[])
 
 def learn(r, x, y, step, rate):
     "One step, with its processor time."
@@ -103,7 +109,7 @@ def cost(a):
     for corpus in a.corpora:
         if (RESULTS/f'cost-{corpus}-{a.seed}.json').exists(): continue
         data, held_out = text(corpus, a.data, 'train'), text(corpus, a.data, 'validation')
-        runs = {way: learner(PicoConfig.preset('nano', **WAYS[way][0]), WAYS[way][1], a.seed) for way in a.ways or WAYS}
+        runs = {way: learner(PicoConfig.preset('nano', **WAYS[way][0]), WAYS[way][1], a.seed) for way in a.ways or COSTS}
         for step in range(STEPS):
             x, y = batch(data, step, ROWS, LENGTH, N, a.seed)
             for way, r in runs.items():
@@ -114,43 +120,46 @@ def cost(a):
         ways = {way: dict(curve=r['curve'], seconds_per_step=statistics.median(r['took']), gained=bytes_gained(r['average'], held_out), took_ratio=sum(r['took']) / sum(runs['one']['took'])) for way, r in runs.items()}
         save(f'cost-{corpus}-{a.seed}', dict(corpus=corpus, seed=a.seed, ways=ways, every=EACH, bytes_per_step=ROWS*LENGTH, data=source(corpus, a.data)), 'python nbs/23_writing.py cost --data DIR')
 
-EQUAL = { # preset: (changes, learning rate, processor seconds that each way gets, ways)
-    'nano': ({}, RATE, 60, ('one', 'trunk', 'chained', 'chained16', 'chained32')),
-    'xs':   (dict(dim=144), 4e-3, 120, ('one', 'trunk', 'chained16', 'chained32')),
+EQUAL = { # name: (preset, changes, optimizer, learning rate, processor seconds that each way gets, ways)
+    'nano': ('nano', {}, 'adamw', RATE, 60, ('one', 'trunk', 'chained', 'chained16', 'chained32')),
+    'xs':   ('xs', dict(dim=144), 'adamw', 4e-3, 120, ('one', 'trunk', 'chained16', 'chained32')),
+    'demo': ('nano', {}, 'soap', RATE, 48, ('one', 'trunk, 4', 'chained16, 4', 'chained32, 4', 'chained32')),      # as pico-train does it
 }
 POINTS = 6
 
 def equal(a):
     "Ways to train heads, each for the same processor time: the one that has had least takes the next step, so that whatever disturbs one disturbs all."
-    for preset, (changes, rate, budget, names) in EQUAL.items():
-        name = f'equal-{preset}-{a.seed}'
-        if (a.only and preset not in a.only) or (RESULTS/f'{name}.json').exists(): continue
+    for shape, (preset, changes, optimizer, rate, budget, names) in EQUAL.items():
+        name = f'equal-{shape}-{a.seed}'
+        if (a.only and shape not in a.only) or (RESULTS/f'{name}.json').exists(): continue
         data, held_out = text('stories', a.data, 'train'), text('stories', a.data, 'validation')
-        runs = {way: learner(PicoConfig.preset(preset, **changes, **WAYS[way][0]), WAYS[way][1], a.seed) for way in names}
+        runs = {way: learner(PicoConfig.preset(preset, **changes, **WAYS[way][0]), WAYS[way][1], a.seed, optimizer) for way in names}
         while any(len(r['curve']) < POINTS for r in runs.values()):
             way, r = min(((w, r) for w, r in runs.items() if len(r['curve']) < POINTS), key=lambda v: sum(v[1]['took']))
             learn(r, *batch(data, len(r['took']), ROWS, LENGTH, N, a.seed), len(r['took']), rate)
             if sum(r['took']) >= (len(r['curve']) + 1) * budget / POINTS:
                 r['curve'].append(dict(seconds=sum(r['took']), steps=len(r['took']), bpb=bits_per_byte(r['average'], held_out, max_bytes=20_000).bpb))
-                print(preset, a.seed, way, r['curve'][-1], flush=True)
-        save(name, dict(preset=preset, seed=a.seed, ways={w: dict(curve=r['curve'], gained=bytes_gained(r['average'], held_out)) for w, r in runs.items()}, bytes_per_step=ROWS*LENGTH), f'python nbs/23_writing.py equal --seed {a.seed}')
+                print(shape, a.seed, way, r['curve'][-1], flush=True)
+        save(name, dict(preset=preset, optimizer=optimizer, seed=a.seed, ways={w: dict(curve=r['curve'], gained=bytes_gained(r['average'], held_out)) for w, r in runs.items()}, bytes_per_step=ROWS*LENGTH), f'python nbs/23_writing.py equal --seed {a.seed}')
 
 def seconds(a):
-    "Time of a training step with eight heads against one with one head, taking turns."
+    "Time of a training step with eight heads against one with one head, taking turns; with SOAP the mean, since every tenth step is dearer."
     out = {}
     for preset, changes in (('nano', {}), ('xs', dict(dim=144))):
-        ways = {'one': dict(next_tokens=1), 'linear': dict(next_tokens=N)} | {f'chained {e}': dict(next_tokens=N, heads='chained', heads_every=e) for e in (1, 8, 16, 32)}
-        models = {w: Pico(PicoConfig.preset(preset, **changes, **c)).train() for w, c in ways.items()}
-        optimizers, took = {w: make_optimizer(m, TrainConfig()) for w, m in models.items()}, {w: [] for w in models}
-        data = load_corpus('stories', 'train')
-        for step in range(12):
-            x, y = batch(data, step, ROWS, LENGTH, N, 0)
-            for w, m in models.items():
-                start = time.thread_time()
-                backward(m, [(x, y[...,:m.config.next_tokens])]); optimizers[w].step(); optimizers[w].zero_grad()
-                if step: took[w].append(time.thread_time() - start)
-        out[preset] = {w: dict(seconds=statistics.median(t), ratio=statistics.median(p/q for p, q in zip(t, took['one']))) for w, t in took.items()}
-        print(preset, {w: round(v['ratio'], 2) for w, v in out[preset].items()}, flush=True)
+        for optimizer, steps in (('adamw', 12), ('soap', 21)):
+            ways = {'one': dict(next_tokens=1), 'linear': dict(next_tokens=N)} | {f'chained {e}': dict(next_tokens=N, heads='chained', heads_every=e) for e in (1, 8, 16, 32)}
+            models = {w: Pico(PicoConfig.preset(preset, **changes, **c)).train() for w, c in ways.items()}
+            optimizers, took = {w: make_optimizer(m, TrainConfig(optimizer=optimizer)) for w, m in models.items()}, {w: [] for w in models}
+            data = load_corpus('stories', 'train')
+            for step in range(steps):
+                x, y = batch(data, step, ROWS, LENGTH, N, 0)
+                for w, m in models.items():
+                    start = time.thread_time()
+                    backward(m, [(x, y[...,:m.config.next_tokens])]); optimizers[w].step(); optimizers[w].zero_grad()
+                    if step: took[w].append(time.thread_time() - start)
+            middle = statistics.median if optimizer == 'adamw' else statistics.mean
+            out[preset + ' soap' * (optimizer == 'soap')] = {w: dict(seconds=middle(t), ratio=statistics.median(p/q for p, q in zip(t, took['one'])) if optimizer == 'adamw' else sum(t) / sum(took['one'])) for w, t in took.items()}
+            print(preset, optimizer, {w: round(sum(t) / sum(took['one']), 2) for w, t in took.items()}, flush=True)
     save('seconds', dict(presets=out, bytes_per_step=ROWS*LENGTH), 'python nbs/23_writing.py seconds')
 
 # --- models that write ----------------------------------------------------------------------------------------------------
@@ -225,6 +234,108 @@ def write(a):
         score = bits_per_byte(model, held_out, max_bytes=20_000)
         save(f'write-{name}', dict(model=name, corpus=corpus, bpb=score.bpb, routed=score.routed_fraction, config=model.config.to_dict(), parameters=model.num_parameters(), runs=out, data=source(corpus, a.data)), 'python nbs/23_writing.py write --data DIR')
 
+# --- what trees and a shallow drafter could bring -------------------------------------------------------------------------
+
+PIECES = 1, 2, 3, 4, 6, 8, 12, 16, 24, 32
+MOST = 31                                                          # nodes of the largest tree
+
+def pass_costs(texts, make):
+    "Seconds of a pass over n bytes of a model's own text, and of a shallow pass over one; ways take turns."
+    took = {}
+    for text, begin in texts:
+        for n, latent in [(n, True) for n in PIECES] + [(1, False)]:
+            d = make(latent); d.read([list(text[:begin])])
+            pieces = [list(text[i:i+n]) for i in range(begin, len(text) - n + 1, n)]
+            start = time.thread_time()
+            for piece in pieces: d.read([piece])
+            took.setdefault((n, latent), []).append((time.thread_time() - start) / len(pieces))
+    return {n: statistics.median(took[n, True]) for n in PIECES}, statistics.median(took[1, False])
+
+def walk(text, begin, stands):
+    "Rounds along a text that the model wrote by itself: `stands(i)` says how many guesses stand after byte i + 1, how many there were, and how many steps they took."
+    i, rounds_ = begin, []
+    while i + N + 1 < len(text): n, guessed, steps = stands(i); rounds_.append((n + 1, guessed, steps)); i += n + 1
+    return rounds_
+
+def tree_of(ahead, h, text, i, tau):
+    "The tree of the likeliest paths, best first: the chances of its nodes in that order, and the places of those that are on the text."
+    law = lambda: byte_probabilities(ahead.next([byte])[0], tau)
+    ahead.begin(h[i:i+1]); byte = text[i+1]; p = law()
+    count, heap, chances, found = 0, [], [], []
+    def children(p, chance, depth, on):
+        nonlocal count
+        for v in np.argsort(-p)[:8]: count += 1; heapq.heappush(heap, (-chance * p[v], count, int(v), depth, on and int(v) == text[i+1+depth], state))
+    state = ahead.s.copy(); children(p, 1., 1, True)
+    while len(chances) < MOST:
+        chance, _, byte, depth, on, s = heapq.heappop(heap)
+        if on: found.append(len(chances))
+        chances.append(-chance)
+        if depth < N-1: ahead.s = s.copy(); p = law(); state = ahead.s.copy(); children(p, -chance, depth + 1, on)
+    return np.array(chances), found
+
+def bounds(a):
+    "On text that a model wrote byte by byte: how many bytes a pass would chains, trees and the shallow blocks gain, and what would that cost? Trees are given their attention and their choosing for nothing."
+    for name, (corpus, *_) in MODELS.items():
+        if (a.only and name not in a.only) or (RESULTS/f'bounds-{name}.json').exists() or not (RUNS/name/'model.safetensors').exists(): continue
+        model, prompts = Pico.from_pretrained(RUNS/name), [MARKS['bytes'][0] + p for p in starts(text(corpus, a.data, 'validation'), 10)]
+        ahead, out = model.unembedding.drafter(), {}
+        for t in (0, .8):
+            rng, found, plain, agree, common = np.random.default_rng(0), {}, [], [], []
+            texts = []
+            for k, prompt in enumerate(prompts):
+                row = Writing(100*k, LENGTH_WRITTEN); writing = rounds(model, [prompt], [row], t, None, after={MARKS['bytes'][1][0]: MARKS['bytes'][0][0]})
+                next(writing); start = time.thread_time()
+                for _ in writing: pass
+                plain.append((time.thread_time() - start) / (LENGTH_WRITTEN - 1)); texts.append((prompt + bytes(row.data), len(prompt) - 1))
+            cost, shallow = pass_costs(texts, lambda latent: Decoder(model, 1, 0, latent))
+            around = statistics.median(plain) - cost[1]            # what the loop itself takes
+            for x, begin in texts:
+                h, z, *_ = Decoder(model, 1, 0).read([list(x)]); p = byte_probabilities(z, t)
+                q_shallow, sure_shallow = (byte_probabilities(Decoder(model, 1, 0, latent=False).read([list(x)])[1], tau) for tau in (t, t or 1))
+                agree += (q_shallow.argmax(-1) == p.argmax(-1))[begin:].tolist(); common += np.minimum(p, q_shallow).sum(-1)[begin:].tolist()
+                last = len(x) - N - 1; ahead.begin(h[:last]); q = np.stack([byte_probabilities(ahead.next(list(x[k:last+k])), t or 1) for k in range(1, N)], 1)    # (last, N-1, 256)
+                y = np.stack([np.frombuffer(x, np.uint8)[k+1:last+k+1] for k in range(1, N)], 1)                 # what stands there
+                at = lambda d, v: np.take_along_axis(d, v[...,None].astype(int), -1)[...,0]
+                rank, chance, truth = (q > at(q, y)[...,None]).sum(-1), at(q, y), np.stack([at(p[k:last+k], y[:,k-1]) for k in range(1, N)], 1)
+                def chain(good, sure, least, d=N-1):               # a guess stands if all before it stood
+                    def stands(i):
+                        asked = int((np.cumprod(sure[i]) >= least).sum()) if least else d
+                        asked = min(asked, d); ok = good(i)[:asked]
+                        return int(np.cumprod(ok).sum()), asked, min(asked + 1, d)
+                    return stands
+                sure = q.max(-1)
+                drawn = (lambda i: rank[i] == 0) if t == 0 else lambda i: rng.random(N-1) * truth[i] < chance[i]
+                for least in (0, .1, .2, .3, .5): found.setdefault(f'chain, drawn, {least}', []).extend(walk(x, begin, chain(drawn, sure, least)))
+                for least in (0, .1, .2, .3, .5): found.setdefault(f'chain, likely, {least}', []).extend(walk(x, begin, chain(lambda i: rank[i] == 0, sure, least)))
+                for shape, wide in (('2', [2]), ('3', [3]), ('2x2', [2, 2])):
+                    for d in (2, 3, 5, 7):
+                        widths = np.array((wide + [1]*N)[:d]); nodes = int(np.cumprod(widths).sum())
+                        found.setdefault(f'tree {shape}, {d} deep', []).extend(walk(x, begin, lambda i: (int(np.cumprod(rank[i,:d] < widths).sum()), nodes, d)))
+                grown = {}
+                def best(i, n, least):
+                    if i not in grown: grown[i] = tree_of(ahead, h, x, i, t or 1)
+                    chances, on = grown[i]; m = min(n, int((chances >= least).sum()))
+                    return sum(r < m for r in on), m, N-1 if m else 1
+                for n in (3, 7, 15, MOST):
+                    for least in (0, .05, .1, .2, .3): found.setdefault(f'best tree, {n} nodes, {least}', []).extend(walk(x, begin, lambda i: best(i, n, least)))
+                both = np.stack([at(q_shallow[k:last+k], y[:,k-1]) for k in range(1, N)], 1), np.stack([sure_shallow[k:last+k].max(-1) for k in range(1, N)], 1)
+                for d in (1, 2, 4, 7):
+                    for least in (0, .3): found.setdefault(f'shallow, {d}, {least}', []).extend(walk(x, begin, chain(lambda i: rng.random(N-1) * truth[i] < both[0][i], both[1], least, d)))
+            s0 = h[:1]; u = np.full((1, N-1), .5); few = {}
+            for _ in range(40):
+                for d in (1, N-1): start = time.thread_time(); guess(ahead, s0, [x[1]], u[:,:d], t, None, 'drawn', 0); few.setdefault(d, []).append(time.thread_time() - start)
+            step = (statistics.median(few[N-1]) - statistics.median(few[1])) / (N-2); first = statistics.median(few[1]) - step
+            of = lambda n: float(np.interp(n, PIECES, [cost[k] for k in PIECES]))
+            ways = {}
+            for way, rs in found.items():
+                asking = (lambda steps: steps * shallow) if way.startswith('shallow') else lambda steps: first + steps * step
+                seconds = sum(around + of(1 + guessed) + asking(steps) for _, guessed, steps in rs)
+                gained = sum(r[0] for r in rs)
+                ways[way] = dict(bytes_per_pass=gained/len(rs), nodes=sum(r[1] for r in rs)/len(rs), speedup=gained * statistics.median(plain) / seconds)
+            out[t] = dict(ways=ways, seconds=dict(plain=statistics.median(plain), passes=cost, shallow=shallow, guess_first=first, guess_step=step), agree=float(np.mean(agree)), common=float(np.mean(common)))
+            for w in ('chain, ', 'tree ', 'best tree', 'shallow'): k, v = max(((k, v) for k, v in ways.items() if k.startswith(w)), key=lambda kv: kv[1]['speedup']); print(name, t, k, {a: round(b, 2) for a, b in v.items()}, flush=True)
+        save(f'bounds-{name}', dict(model=name, temperatures=out), 'python nbs/23_writing.py bounds --data DIR')
+
 def lookup(a):
     "After the last L bytes, as they stood before: is the byte that followed then the one that follows now?"
     found = {}
@@ -242,7 +353,7 @@ def lookup(a):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('stage', choices=['cost', 'seconds', 'equal', 'models', 'tune', 'write', 'lookup']); p.add_argument('--data', help='folder that holds the corpora'); p.add_argument('--seed', type=int, default=0)
+    p.add_argument('stage', choices=['cost', 'seconds', 'equal', 'models', 'tune', 'write', 'bounds', 'lookup']); p.add_argument('--data', help='folder that holds the corpora'); p.add_argument('--seed', type=int, default=0)
     p.add_argument('--only', nargs='*', help='only these models or presets'); p.add_argument('--ways', nargs='*', choices=WAYS, help='only these ways'); p.add_argument('--corpora', nargs='*', choices=CORPORA, default=['stories', 'python'])
     a = p.parse_args()
     torch.set_num_threads(1)
