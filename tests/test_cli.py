@@ -89,3 +89,12 @@ def test_generate_and_eval(run, capsys, tmp_path):
 def test_installed_commands_explain_themselves(name):
     r = subprocess.run([Path(sys.executable).parent/name, '--help'], capture_output=True, text=True, timeout=120)
     assert r.returncode == 0 and 'OUT' in r.stdout
+
+def test_heads_are_chained_unless_others_are_asked_for(run, tmp_path, capsys):
+    config = lambda d: json.loads((d/'config.json').read_text())
+    assert (config(run)['heads'], config(run)['heads_every']) == ('chained', 32)
+    text = run.parent/'t.txt'
+    assert call(train_command, tmp_path/'old', text, *TINY, '--max_steps', 1, '--heads', 'linear') == 0
+    assert (config(tmp_path/'old')['heads'], config(tmp_path/'old')['heads_every']) == ('linear', 1)
+    for d in (run, tmp_path/'old'): assert call(train_command, d, '--preset', 'nano', '--dim', 24, '--latent_num_blocks', 1) == 0      # goes on, whatever its heads
+    refused(capsys, train_command, run, '--heads', 'linear', words='contradicts')
