@@ -1,6 +1,7 @@
 """What the machinery of a run costs: `pico.train.train` against five bare lines, in one process, taking turns. Writes results/training/cost.json.
 
     python nbs/11_cost.py
+    python nbs/11_cost.py speed        # a step in bfloat16 and one compiled, against plain float32; writes results/training/speed.json
 
 Steps alternate: a step of the real loop (metrics, clipping, checks, schedule, progress, agreement, a checkpoint now and then), a step of a bare loop (batch, loss, backward,
 optimizer) on an equal model. Time is the processor time of the main thread, so other programs on the machine hardly count; the middle one of all steps is compared.
@@ -13,7 +14,7 @@ import torch
 import pico.train
 from pico.data import batch, load_corpus
 from pico.model import Pico, PicoConfig
-from pico.train import Run, TrainConfig, make_optimizer, train
+from pico.train import Run, TrainConfig, backward, compile_model, make_optimizer, pick_autocast, train
 
 class Enough(Exception): pass
 
@@ -61,8 +62,27 @@ def stall(rows, length):
     m = lambda v, k: statistics.median(x[k] for x in v)
     return dict(rows=rows, length=length, step_s=m(quiet[1:], 0), step_wall_s=m(quiet[1:], 1), save_s=m(saves, 0), save_wall_s=m(saves, 1), step_beside_a_save_s=m(during, 0), step_beside_a_save_wall_s=m(during, 1))
 
+def speed(preset, rows, length, steps):
+    "Plain float32, bfloat16 autocast and torch.compile take turns on equal models; how many times as long as plain, the middle of all steps."
+    config, corpus = PicoConfig.preset(preset), load_corpus('stories', limit=900_000)
+    models, casts, took, first = {}, {}, {}, {}
+    for way in ('float32', 'bfloat16', 'compiled'):
+        torch.manual_seed(0); models[way] = m = Pico(config).train(); casts[way], took[way] = pick_autocast('bfloat16' if way == 'bfloat16' else 'float32', torch.device('cpu')), []
+        start = time.perf_counter()
+        if way == 'compiled': compile_model(m, 'yes', torch.arange(rows*length).view(rows, length) % 256)
+        first[way] = time.perf_counter() - start
+    for i in range(steps):
+        x, y = batch(corpus, i, rows, length, config.next_tokens)
+        for way, m in models.items():
+            start = time.thread_time(); backward(m, [(x, y)], autocast=casts[way]); took[way].append(time.thread_time() - start)
+            m.zero_grad()
+    return dict(preset=preset, rows=rows, length=length, steps=steps, compilation_s=first['compiled'], ratio={w: statistics.median(a/b for a,b in zip(t[3:], took['float32'][3:])) for w,t in took.items()}, float32_ms=1000*statistics.median(took['float32'][3:]))
+
 if __name__ == '__main__':
     torch.set_num_threads(1)
+    if sys.argv[1:] == ['speed']:
+        found = dict(command='python nbs/11_cost.py speed', date=str(date.today()), torch=torch.__version__, machine=platform.machine(), threads=1, rows=[speed('nano', 4, 512, 30), speed('xs', 1, 1024, 15)])
+        print(json.dumps(found, indent=1)); Path(__file__).parent.joinpath('results/training/speed.json').write_text(json.dumps(found, indent=1) + '\n'); sys.exit()
     found = dict(command='python nbs/11_cost.py', date=str(date.today()), torch=torch.__version__, machine=platform.machine(), threads=1,
                  loop=[turns('nano', 4, 512, 40), turns('xs', 1, 1024, 10)], save=stall(2, 1024))
     print(json.dumps(found, indent=1)); Path(__file__).parent.joinpath('results/training/cost.json').write_text(json.dumps(found, indent=1) + '\n')
