@@ -366,6 +366,20 @@ def test_a_bar_in_a_terminal_and_lines_in_a_file(tmp_path):
     log = (tmp_path/'log').read_text()
     assert '\r' not in log and log.splitlines()[0] == 'begins' and 1 <= log.count('bits per byte') <= 3 and '1 min 0 s left' in log
 
+def test_a_bar_in_a_notebook():
+    "A real kernel: one line that is written over, no widget that a reader may lack."
+    import nbformat
+    from nbclient import NotebookClient
+    code = """from pico.train import Progress
+p = Progress(); p.say('begins')
+for i in range(1000): p.update(dict(step=i, loss=1., bpb=2., bytes_per_second=3.), i/1000, 60.)
+p.close(); print('done')"""
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    NotebookClient(nb, timeout=120, kernel_name='python3').execute()
+    outputs = nb.cells[0].outputs; assert all(o.output_type == 'stream' for o in outputs)
+    seen = ''.join(o.text for o in outputs)
+    assert 'begins' in seen and 'done' in seen and '\r' in seen and 1 <= seen.count('bits per byte') < 20
+
 @pytest.mark.parametrize('how', ['auto', 'yes'])
 def test_compiling_without_a_compiler(tmp_path, how):
     def run():
