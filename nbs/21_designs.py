@@ -256,7 +256,7 @@ DESIGNS = { # name: router, capacity, change of the model, factor of the router'
     'two states, carry': ('two', .1875, deep(carry=True)), 'two states, fast router': ('two', .1875, None, 10.), 'two states, fast router, carry': ('two', .1875, deep(carry=True), 10.),
     'topk 1/16': ('topk', .0625), 'two states 1/8': ('two', .125), 'two states 1/16': ('two', .0625), 'growing': ('topk', .1875, grow(.0, 1.)), 'shrinking': ('topk', .1875, grow(2., 0.6)),
     'unit': ('unit', .1875), 'entropy 3/16': ('entropy', .1875), 'entropy 1/8': ('entropy', .125), 'rise 3/16': ('rise', .1875), 'half 3/16': ('half', .1875), 'rise 1/8': ('rise', .125),
-    'prior': ('prior', .1875), 'table': ('table', .1875), 'entropy, carry': ('entropy', .1875, deep(carry=True)), 'rise, carry': ('rise', .1875, deep(carry=True)), 'unit, carry': ('unit', .1875, deep(carry=True)), 'prior, carry': ('prior', .1875, deep(carry=True)),
+    'prior': ('prior', .1875), 'prior 1/8': ('prior', .125), 'prior 1/4': ('prior', .25), 'table': ('table', .1875), 'entropy, carry': ('entropy', .1875, deep(carry=True)), 'rise, carry': ('rise', .1875, deep(carry=True)), 'unit, carry': ('unit', .1875, deep(carry=True)), 'prior, carry': ('prior', .1875, deep(carry=True)),
     'slow router': ('topk', .1875, None, .1), 'fast router': ('topk', .1875, None, 10.),
 }
 
