@@ -141,6 +141,7 @@ def benefit_loss(model, x, y):
         return -((ahead - ahead.mean()) / ahead.std().clamp(min=1e-6) * likely).mean()
     return ((logits - gain).square() * route.chosen).sum() / route.chosen.sum().clamp(min=1)
 
+@router('unit')
 class Unit(Two):
     "The same, but a chosen byte weighs exactly 1, and the gradient reaches the score as that of a logistic weight."
     def forward(self, x, values, before, position, train=False):
@@ -148,9 +149,10 @@ class Unit(Two):
         r.weight = 1 + .25 * (r.logits - r.logits.detach())
         return r
 
+@router('entropy')
 class Entropy(Router):
     "Deep where the next byte is uncertain: a small linear head on the shallow state predicts it, and its entropy passes a running quantile (BLT, arXiv 2412.09871)."
-    rise, spent, cut, temperature = 0., 0, 0, 0.
+    rise = 0.
     def __init__(self, dim, capacity):
         super().__init__(dim, capacity)
         self.head, self.quantile = nn.Sequential(nn.Linear(dim, 32, bias=False), nn.Linear(32, 256, bias=False)), RunningQuantile(capacity)
@@ -167,13 +169,17 @@ class Entropy(Router):
     def auxiliary(self, route): return route.guess
     def step(self): self.quantile.step()
 
+@router('rise')
 class Rise(Entropy):
     "Where it is more uncertain than before the last byte."
     rise = 1.
 
+@router('half')
 class Half(Entropy):
+    "Where it is more uncertain than half of what it was before the last byte."
     rise = .5
 
+@router('prior')
 class Prior(Two):
     "Two states, beginning at SpaceByte's rule."
     memory = 1
@@ -185,6 +191,7 @@ class Prior(Two):
         logits = self.score(x) + self.rule * torch.where(s, 1., -1.)
         return Route(best_of(logits, self.capacity) if train else logits > 0, torch.sigmoid(logits), logits)
 
+@router('table')
 class Table(TopK):
     "The score is looked up: one number for the byte and one for the byte before, plus the linear one of the state."
     memory = 1
@@ -196,8 +203,6 @@ class Table(TopK):
         v = torch.cat([before, values], 1) + 1
         logits = F.linear(F.rms_norm(x, x.shape[-1:]), self.weight)[...,0] + self.here(v[:,1:])[...,0] + self.last(v[:,:-1])[...,0]
         return Route(best_of(logits, self.capacity) if train else logits > 0, torch.sigmoid(logits), logits)
-
-for name, cls in dict(unit=Unit, entropy=Entropy, rise=Rise, half=Half, prior=Prior, table=Table).items(): router(name)(cls)
 
 # --- stacks ------------------------------------------------------------------------------------------------------
 class Deep(MixtureOfDepths):
@@ -254,9 +259,9 @@ DESIGNS = { # name: router, capacity, change of the model, factor of the router'
     'early': ('topk', .1875, moved(0, 2)), 'late': ('topk', .1875, moved(2, 0)), 'late, space': ('space', .25, moved(2, 0)), 'early, space': ('space', .25, moved(0, 2)),
     'noise': ('noise', .1875), 'explore': ('explore', .1875), 'auxiliary 0.01': ('topk', .1875, auxiliary(.01)), 'auxiliary 1': ('topk', .1875, auxiliary(1.)),
     'two states, carry': ('two', .1875, deep(carry=True)), 'two states, fast router': ('two', .1875, None, 10.), 'two states, fast router, carry': ('two', .1875, deep(carry=True), 10.),
-    'topk 1/16': ('topk', .0625), 'two states 1/8': ('two', .125), 'two states 1/16': ('two', .0625), 'growing': ('topk', .1875, grow(.0, 1.)), 'shrinking': ('topk', .1875, grow(2., 0.6)),
-    'unit': ('unit', .1875), 'entropy 3/16': ('entropy', .1875), 'entropy 1/8': ('entropy', .125), 'rise 3/16': ('rise', .1875), 'half 3/16': ('half', .1875), 'rise 1/8': ('rise', .125),
-    'prior': ('prior', .1875), 'prior 1/8': ('prior', .125), 'prior 1/4': ('prior', .25), 'table': ('table', .1875), 'entropy, carry': ('entropy', .1875, deep(carry=True)), 'rise, carry': ('rise', .1875, deep(carry=True)), 'unit, carry': ('unit', .1875, deep(carry=True)), 'prior, carry': ('prior', .1875, deep(carry=True)),
+    'topk 1/16': ('topk', .0625), 'two states 1/16': ('two', .0625), 'growing': ('topk', .1875, grow(.0, 1.)),
+    'unit': ('unit', .1875), 'entropy 3/16': ('entropy', .1875), 'rise 3/16': ('rise', .1875), 'half 3/16': ('half', .1875),
+    'prior': ('prior', .1875), 'prior 1/8': ('prior', .125), 'prior 1/4': ('prior', .25), 'table': ('table', .1875), 'rise, carry': ('rise', .1875, deep(carry=True)), 'prior, carry': ('prior', .1875, deep(carry=True)),
     'slow router': ('topk', .1875, None, .1), 'fast router': ('topk', .1875, None, 10.),
 }
 
@@ -295,6 +300,10 @@ def run(corpus, design, seed, data, budget=BUDGET):
     s = windowed(model, held_out, LENGTH, 'causal', 60_000)
     return dict(corpus=corpus, design=design, seed=seed, router=kind, capacity=capacity, bpb=s.bpb, routed=s.routed_fraction, trained=statistics.mean(trained[-50:]), steps=step, flops=spent, seconds=time.process_time() - start)
 
+def command(a, seed):
+    "What to type for one more result like this one."
+    return 'python nbs/21_designs.py' + f' --corpus {a.corpus} --data DIR' * (a.corpus != 'stories') + f' --seeds {seed}' * (seed > 0) + f' --budget {a.budget:g}' * (a.budget != BUDGET)
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--corpus', default='stories', choices=('stories', 'english', 'russian', 'python')); p.add_argument('--data', help='folder that holds the corpora')
@@ -306,7 +315,7 @@ def main():
         for design in a.only or DESIGNS:
             file = RESULTS/f"{a.corpus}-{design.replace(', ', '-').replace(' ', '-').replace('/', 'of')}-{seed}{'' if a.budget == BUDGET else f'-{a.budget/1e12:g}'}.json"
             if file.exists(): continue
-            result = run(a.corpus, design, seed, a.data, a.budget) | dict(command='python nbs/21_designs.py', date=date.today().isoformat(), device=f'{platform.machine()} processor, 1 thread', torch=torch.__version__)
+            result = run(a.corpus, design, seed, a.data, a.budget) | dict(command=command(a, seed), date=date.today().isoformat(), device=f'{platform.machine()} processor, 1 thread', torch=torch.__version__)
             RESULTS.mkdir(parents=True, exist_ok=True)
             file.with_suffix('.tmp').write_text(json.dumps(result, indent=1) + '\n'); file.with_suffix('.tmp').rename(file)
             print(f"{file.stem}: {result['bpb']:.4f} bits per byte, {result['routed']:.1%} routed, {result['steps']} steps", flush=True)
