@@ -7,6 +7,7 @@ __all__ = ['ASK', 'array', 'normed', 'Past', 'QuickStack', 'ask_module', 'ask_to
            'quick']
 
 # %% ../nbs/11a_decode.ipynb #94edf8f7
+from collections import deque
 import numpy as np, torch
 from .model import Pico
 from .router import All, Nothing, Space, Stride, TopK, spacelike
@@ -156,6 +157,8 @@ class Decoder:
         self.fb_in, self.latent, self.fb_out = (QuickStack(s, rows, max_rollback) for s in (model.fb_in, model.latent, model.fb_out))
         self.head, self.bias = np.ascontiguousarray(array(model.unembedding.weight[:256]).T), array(model.unembedding.bias[:256])
         self.seen, self.chosen = [[] for _ in range(rows)], [[] for _ in range(rows)]
+        self.carry = array(model.latent.carry) if latent and model.latent.carry is not None else None
+        self.last = [deque([0.], max_rollback + 1) for _ in range(rows)]     # what is carried on after each of the last bytes
 
     def read(self,
         x:list, # for each row a list of bytes, empty or not
@@ -163,18 +166,29 @@ class Decoder:
         "One pass over the new bytes of all rows."
         counts = [len(v) for v in x]
         h = self.fb_in(self.embedding[[b for v in x for b in v]], counts)
-        chosen, weight = [False]*len(h), None
+        chosen, weight, changes = [False]*len(h), None, ()
         if self.on:
             chosen, weight = self.decide(h, [(v, old) for v, old in zip(x, self.seen) if v])
             at = [i for i,c in enumerate(chosen) if c]
             if at:
                 some, flags = h[at], iter(chosen)
                 deep = self.latent(some, [sum(next(flags) for _ in v) for v in x])
-                h[at] = deep if weight is None else some + weight[at,None] * (deep - some)
+                if weight is not None: deep = some + weight[at,None] * (deep - some)
+                h[at], changes = deep, deep - some
+        if self.carry is not None: self.hand_on(h, counts, chosen, iter(changes))
         i = 0
         for v, seen, was in zip(x, self.seen, self.chosen): seen += v; was += chosen[i:i+len(v)]; i += len(v)
         h = normed(self.fb_out(h, counts), self.eps) * self.norm
         return h, h @ self.head + self.bias, chosen, weight
+
+    def hand_on(self, h, counts, chosen, changes):
+        "Give every unchosen byte its share of the last change, in place."
+        i = 0
+        for last, T in zip(self.last, counts):
+            for j in range(i, i+T):
+                last.append(next(changes) if chosen[j] else last[-1])
+                if not chosen[j]: h[j] += self.carry * last[-1]
+            i += T
 
     def forget(self,
         n:list, # how many bytes of each row
@@ -184,6 +198,7 @@ class Decoder:
             if not k: continue
             self.fb_in.forget(b, k); self.fb_out.forget(b, k); self.latent.forget(b, sum(self.chosen[b][-k:]))
             del self.seen[b][-k:], self.chosen[b][-k:]
+            if self.carry is not None: [self.last[b].pop() for _ in range(k)]
 
 def quick(
     model, # anything that writes

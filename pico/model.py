@@ -42,6 +42,7 @@ class PicoConfig:
     latent_num_blocks:int          # latent blocks
     latent_att_window_size:int     # chosen bytes a latent block looks back
     router:str = 'topk'            # a name in `pico.router.ROUTERS`
+    latent_carry:str = 'no'        # hand the last chosen byte's change on to the bytes after it: 'no' | 'yes'
     marks:str = 'bytes'            # how documents are marked, a name in `pico.data.MARKS`
     heads:str = 'linear'           # how byte heads 2 to N are built, a name in `pico.heads.HEADS`
     heads_every:int = 1            # they learn from every so many-th byte
@@ -56,6 +57,7 @@ class PicoConfig:
         if self.att_q_heads % self.att_kv_heads: raise InputError(f"att_q_heads={self.att_q_heads} is no multiple of att_kv_heads={self.att_kv_heads}: each key/value head serves equally many query heads")
         if self.dim < self.att_q_heads: raise InputError(f"dim={self.dim} leaves no width for att_q_heads={self.att_q_heads}: a head is dim // att_q_heads wide")
         if self.router not in ROUTERS: raise InputError(f"router={self.router!r} is unknown: use one of {', '.join(ROUTERS)}")
+        if self.latent_carry not in ('no', 'yes'): raise InputError(f"latent_carry={self.latent_carry!r} is unknown: use 'no' or 'yes'")
         if self.heads not in HEADS: raise InputError(f"heads={self.heads!r} is unknown: use one of {', '.join(HEADS)}")
         if self.marks not in MARKS: raise InputError(f"marks={self.marks!r} is unknown: use one of {', '.join(MARKS)}")
 
@@ -213,7 +215,7 @@ class Pico(nn.Module, Files):
         heads = c.dim, c.att_q_heads, c.att_kv_heads
         self.embedding   = nn.Embedding(256, c.dim)
         self.fb_in       = Stack(c.fb_num_blocks, *heads, c.fb_att_window_size)
-        self.latent      = MixtureOfDepths(c.latent_num_blocks, *heads, c.latent_att_window_size, c.router, c.latent_capacity_factor)
+        self.latent      = MixtureOfDepths(c.latent_num_blocks, *heads, c.latent_att_window_size, c.router, c.latent_capacity_factor, c.latent_carry == 'yes')
         self.fb_out      = Stack(c.fb_num_blocks, *heads, c.fb_att_window_size)
         self.norm        = RMSNorm(c.dim)
         self.unembedding = HEADS[c.heads](c.dim, c.next_tokens, c.heads_every)

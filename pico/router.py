@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROUTERS', 'pack', 'unpack', 'Route', 'Router', 'router', 'All', 'Nothing', 'spacelike', 'Space', 'Stride', 'Random',
-           'TopK', 'RunningQuantile', 'below_ceiling', 'Threshold', 'Predictor', 'keep_last', 'DepthCache',
+           'TopK', 'RunningQuantile', 'below_ceiling', 'Threshold', 'Predictor', 'carried', 'keep_last', 'DepthCache',
            'MixtureOfDepths']
 
 # %% ../nbs/05_router.ipynb #cc6518ae
@@ -234,27 +234,40 @@ class Predictor(TopK):
 
     def step(self): self.quantile.step()
 
+# %% ../nbs/05_router.ipynb #63183213
+def carried(
+    change:Tensor, # (B, T, D) what the deep blocks added; read at chosen bytes only
+    chosen:Tensor, # (B, T) bool
+    before:Tensor, # (B, D) what was carried up to here
+)->Tensor:         # (B, T, D) the change of the last chosen byte up to each byte, itself included
+    "What each byte may be given of the last change before it."
+    at = torch.where(chosen, torch.arange(chosen.shape[1], device=chosen.device), -1).cummax(1).values    # (B, T)
+    return torch.where((at >= 0)[...,None], change.gather(1, at.clamp(min=0)[...,None].expand_as(change)), before[:,None])
+
 # %% ../nbs/05_router.ipynb #c0fcc326
 def keep_last(
-    old:Tensor,         # (B, M) what was kept so far
-    new:Tensor,         # (B, T) what arrives
+    old:Tensor,         # (B, M, ...) what was kept so far
+    new:Tensor,         # (B, T, ...) what arrives
     lengths:Tensor=None,# (B,) how many of the new ones are real in each row; None = all
-)->Tensor:              # (B, M)
+)->Tensor:              # (B, M, ...)
     "The last M entries of each row after the new ones have arrived."
     M, both = old.shape[1], torch.cat([old, new], 1)
     if lengths is None: return both[:, both.shape[1]-M:]
-    return both.gather(1, lengths[:,None] + torch.arange(M, device=old.device))
+    return both[torch.arange(len(both), device=old.device)[:,None], lengths[:,None] + torch.arange(M, device=old.device)]
 
 @dataclass
 class DepthCache:
-    "What the deep stack remembers between calls: keys and values, recent choices, recent bytes."
+    "What the deep stack remembers between calls: keys and values, recent choices, recent bytes, what is carried on."
     kv:list         # one KVCache per block, counting chosen bytes
     length:Tensor   # (B,) bytes seen, chosen or not
     recent:Tensor   # (B, max_rollback) bool: were the last bytes chosen?
     values:Tensor   # (B, max_rollback + memory) the last bytes, -1 before the beginning
+    last:Tensor     # (B, max_rollback + 1, D) what was carried on after each of the last bytes; D = 0 without carrying
 
-    def add(self, values:Tensor, chosen:Tensor, lengths:Tensor=None):
-        "Note the bytes that have been seen and whether they went deep."
+    def add(self, values:Tensor, chosen:Tensor, lengths:Tensor=None, carried:Tensor=None):
+        "Note the bytes that have been seen, whether they went deep and, if it changed, what is carried on after each (B, T, D)."
+        if carried is None: carried = self.last[:,-1:].expand(-1, values.shape[1], -1)
+        self.last = keep_last(self.last, carried, lengths)
         self.recent = keep_last(self.recent, chosen, lengths)
         self.values = keep_last(self.values, values, lengths)
         self.length += values.shape[1] if lengths is None else lengths
@@ -269,6 +282,7 @@ class DepthCache:
         back = lambda t: torch.arange(t.shape[1], device=n.device) - n[:,None]
         b = back(self.recent); self.recent = self.recent.gather(1, b.clamp(min=0)) & (b >= 0)
         b = back(self.values); self.values = self.values.gather(1, b.clamp(min=0)).masked_fill(b < 0, -1)
+        b = back(self.last); self.last = self.last[torch.arange(len(b), device=b.device)[:,None], b.clamp(min=0)] * (b >= 0)[...,None]
         self.length -= n
 
 # %% ../nbs/05_router.ipynb #99c11bdd
@@ -282,10 +296,12 @@ class MixtureOfDepths(Stack):
         window:int,       # how many chosen bytes back a chosen byte looks
         router:str='topk',# one of `ROUTERS`
         capacity:float=.25, # fraction of bytes that should go deep
+        carry:bool=False,   # hand the change of the last chosen byte on to the bytes after it
     ):
         super().__init__(num_blocks, dim, q_heads, kv_heads, window)
         if router not in ROUTERS: raise ValueError(f"router={router!r} is unknown: use one of {', '.join(ROUTERS)}")
         self.router = ROUTERS[router](dim, capacity)
+        self.carry = nn.Parameter(torch.full((dim,), .5)) if carry else None    # (D,) the share that is handed on
 
     def forward(self,
         x:Tensor,              # (B, T, D) residual stream
@@ -302,20 +318,23 @@ class MixtureOfDepths(Stack):
         position = (torch.arange(T, device=x.device) + start).expand(B, T)
         route = self.router(x, values, before, position, train=train)
         if lengths is not None: route.chosen = route.chosen & (torch.arange(T, device=x.device) < lengths[:,None])
-        kv, n = None if cache is None else cache.kv, int(route.chosen.sum())
+        kv, n, old = None if cache is None else cache.kv, int(route.chosen.sum()), x
         if n == route.chosen.numel():                             # all of them, as always with a single byte that goes deep: nothing to pack
             deep = super().forward(x, kv)
             x = (deep if route.weight is None else x + route.weight[...,None] * (deep - x)).to(x.dtype)
         elif n:
             packed, positions, counts = pack(x, route.chosen)
             x = unpack(x, packed, super().forward(packed, kv, counts if B > 1 else None), positions, counts, route.weight)
-        if cache is not None: cache.add(values, route.chosen, lengths)
+        on = None if self.carry is None else carried(x - old, route.chosen, x.new_zeros(B, D) if cache is None else cache.last[:,-1])
+        if on is not None: x = torch.where(route.chosen[...,None], x, x + self.carry * on).to(x.dtype)
+        if cache is not None: cache.add(values, route.chosen, lengths, on)
         return x, route
 
     def new_cache(self, batch_size, max_rollback=0, dtype=None, device=None)->DepthCache:
         "An empty cache for `batch_size` rows from which up to `max_rollback` bytes can be taken back."
         kv = super().new_cache(batch_size, max_rollback, dtype, device)
-        M = max_rollback + self.router.memory
+        M, D = max_rollback + self.router.memory, 0 if self.carry is None else len(self.carry)
         return DepthCache(kv, torch.zeros(batch_size, dtype=torch.long, device=device),
                           torch.zeros(batch_size, max_rollback, dtype=torch.bool, device=device),
-                          torch.full((batch_size, M), -1, dtype=torch.long, device=device))
+                          torch.full((batch_size, M), -1, dtype=torch.long, device=device),
+                          torch.zeros(batch_size, max_rollback + 1, D, dtype=dtype, device=device))

@@ -39,12 +39,12 @@ def like(model, **changes):
     m.load_state_dict({k: v[:len(own[k])] for k, v in model.state_dict().items() if k in own}, strict=False)
     return m
 
-@pytest.mark.parametrize('router', ['topk', 'space', 'all', 'none'])
+@pytest.mark.parametrize('router, carry', [('topk', 'no'), ('space', 'no'), ('space', 'yes'), ('all', 'no'), ('none', 'no')])
 @pytest.mark.parametrize('draft', ['likely', 'drawn'])
 @pytest.mark.parametrize('heads', ['linear', 'chained'])
-def test_greedy_is_plain_greedy(trained, chained, router, draft, heads):
+def test_greedy_is_plain_greedy(trained, chained, router, carry, draft, heads):
     "Over 2,000 bytes in all, bytes and router decisions are those of the plain loop."
-    m = like(trained if heads == 'linear' else chained, router=router, marks='none')
+    m = like(trained if heads == 'linear' else chained, router=router, latent_carry=carry, marks='none')
     prompts = ['Mia', 'the kite likes', 'ë', 'a b c d', 'Zoë sees the blue']
     plain, quick = (generate(m, prompts, 60, temperature=0, speculative=s, draft=draft) for s in (False, True))
     for a, b in zip(plain, quick):

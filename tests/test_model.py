@@ -15,7 +15,7 @@ def configs(draw, router=None):
     G = draw(st.integers(1, 3)); H = G * draw(st.integers(1, 3))
     return PicoConfig(dim=H * draw(st.integers(1, 6)) + draw(st.integers(0, H-1)), next_tokens=draw(st.integers(1, 4)), att_q_heads=H, att_kv_heads=G,
         fb_num_blocks=draw(st.integers(0, 2)), fb_att_window_size=draw(st.integers(0, 9)), latent_capacity_factor=draw(st.sampled_from([0., .125, .25, .5, 1.])),
-        latent_num_blocks=draw(st.integers(0, 3)), latent_att_window_size=draw(st.integers(0, 12)), router=router or draw(st.sampled_from(sorted(ROUTERS))))
+        latent_num_blocks=draw(st.integers(0, 3)), latent_att_window_size=draw(st.integers(0, 12)), router=router or draw(st.sampled_from(sorted(ROUTERS))), latent_carry=draw(st.sampled_from(['no', 'yes'])))
 
 def make(config, seed=0):
     "A double-precision model with weights large enough to make mistakes visible and scores on both sides of the threshold."
@@ -181,7 +181,7 @@ def test_every_parameter_gets_a_gradient():
     m.loss(x[:,:-4], x.unfold(1, 5, 1)[...,1:]).total.backward()
     for n,p in m.named_parameters(): assert p.grad is not None and p.grad.abs().sum() > 0, n
 
-@pytest.mark.parametrize('change, words', [(dict(att_kv_heads=4), 'att_kv_heads=4'), (dict(dim=-1), 'dim=-1'), (dict(dim=3), 'dim=3'), (dict(router='best'), "'best'"),
+@pytest.mark.parametrize('change, words', [(dict(att_kv_heads=4), 'att_kv_heads=4'), (dict(dim=-1), 'dim=-1'), (dict(dim=3), 'dim=3'), (dict(router='best'), "'best'"), (dict(latent_carry='maybe'), "'maybe'"),
     (dict(marks='?'), "'?'"), (dict(latent_capacity_factor=1.5), '1.5'), (dict(latent_capacity_factor=float('nan')), 'nan'), (dict(next_tokens=0), 'next_tokens=0'),
     (dict(next_tokens=2.5), '2.5'), (dict(dim=True), 'True'), (dict(nonsense=1), 'nonsense')])
 def test_config_names_the_field_and_the_value(change, words):
