@@ -73,9 +73,10 @@ def shape(
     preset:str, # 'nano' | 'xs' | '10m'
     **given,    # fields that were asked for
 )->PicoConfig:
-    "A preset with chained byte heads, unless other heads are asked for."
+    "A preset with the router and the byte heads that measured best (chapters 21 and 23), unless others are asked for."
     chained = dict(heads='chained', heads_every=HEADS_EVERY.get(preset, 1)) if given.get('heads', 'chained') == 'chained' else {}
-    return PicoConfig.preset(preset, **chained | given)
+    router = dict(router='space', latent_carry='yes') if given.get('router', 'space') == 'space' else {}
+    return PicoConfig.preset(preset, **chained | router | given)
 
 def what_was_asked(
     out, # a run directory, or anything else
@@ -103,7 +104,7 @@ def pico_train(args=None):
         data = old['data']
         if a.preset is not None:
             for k,v in PicoConfig.preset(a.preset).to_dict().items():
-                if getattr(a, k) is None and k not in ('router', 'marks', 'heads', 'heads_every'): setattr(a, k, v)
+                if getattr(a, k) is None and k not in ('router', 'latent_carry', 'marks', 'heads', 'heads_every'): setattr(a, k, v)
         config = PicoConfig.from_dict(old['config'] | given(a, PicoConfig))
         settings = TrainConfig.from_dict(old['settings'] | given(a, TrainConfig))
         source, column, limit, streaming = a.source or data.get('source'), a.column or data.get('column') or 'text', a.limit or data.get('limit'), a.streaming or data.get('streaming', False)

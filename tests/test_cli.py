@@ -2,7 +2,7 @@
 import json, os, subprocess, sys
 from pathlib import Path
 import pytest
-from pico.cli import eval_command, generate_command, train_command
+from pico.cli import eval_command, generate_command, shape, train_command
 
 TINY = ['--preset', 'nano', '--dim', '24', '--latent_num_blocks', '1', '--batch_size', '2', '--context_len', '64', '--validation_bytes', '300']
 
@@ -98,3 +98,8 @@ def test_heads_are_chained_unless_others_are_asked_for(run, tmp_path, capsys):
     assert (config(tmp_path/'old')['heads'], config(tmp_path/'old')['heads_every']) == ('linear', 1)
     for d in (run, tmp_path/'old'): assert call(train_command, d, '--preset', 'nano', '--dim', 24, '--latent_num_blocks', 1) == 0      # goes on, whatever its heads
     refused(capsys, train_command, run, '--heads', 'linear', words='contradicts')
+
+def test_the_router_is_the_one_that_measured_best_unless_another_is_asked_for():
+    asked = lambda **kw: (c := shape('nano', **kw)) and (c.router, c.latent_carry)
+    assert asked() == asked(router='space') == ('space', 'yes') and asked(latent_carry='no') == ('space', 'no')
+    assert asked(router='topk') == ('topk', 'no') and asked(router='topk', latent_carry='yes') == ('topk', 'yes')
