@@ -2,23 +2,24 @@
 
     python nbs/21_designs.py                      # stories, which needs nothing
     python nbs/21_designs.py --corpus english --data DIR --only topk space keys
+    python nbs/21_designs.py --optimizer soap --budget 2.8e12 --seeds 0 1 2 --only space 'carry, space' 'tuned, carry'
 
 Every model gets the same number of floating-point operations, counted with what was really routed, and its learning rate falls as that
 budget is spent: all are finished models at equal cost. Scored on text that chapter 21 does not report: other stories, or the tenth of a
 corpus before its held-out tenth, in windows of 512 bytes (designs need no cache then). Designs that are done are skipped.
 """
-import argparse, importlib.util, json, math, platform, statistics, sys, time
+import argparse, json, platform, statistics, sys, time
 from datetime import date
 from pathlib import Path
-import torch, torch.nn.functional as F
+import numpy as np, torch, torch.nn.functional as F
 from torch import nn
 from pico.alibi import alibi_bias
 from pico.block import Stack
 from pico.data import Corpus, batch, load_corpus
-from pico.evaluate import router_report, surprise, windowed
+from pico.evaluate import windowed
 from pico.heads import head_weights
 from pico.model import Pico, PicoConfig
-from pico.router import MixtureOfDepths, ROUTERS, Route, Router, RunningQuantile, Threshold, TopK, below_ceiling, pack, router, spacelike, unpack
+from pico.router import MixtureOfDepths, Route, Router, RunningQuantile, Threshold, TopK, below_ceiling, best_of, by_space, pack, router, unpack
 from pico.stories import story
 from pico.train import TrainConfig, backward, flops_per_byte, make_optimizer, rate
 
@@ -26,10 +27,6 @@ RESULTS = Path(__file__).parent/'results'/'designs'
 BUDGET, ROWS, LENGTH, RATE, WARMUP = 1.4e12, 4, 512, 8e-3, 40     # 1.4 TFLOP: about 400 steps with a quarter of the bytes deep
 
 # --- routers -----------------------------------------------------------------------------------------------------
-def best_of(logits, capacity):
-    "The training rule of top-k."
-    return torch.zeros_like(logits, dtype=torch.bool).scatter(1, logits.topk(int(logits.shape[1] * capacity), dim=1).indices, True)
-
 def before_one(x): return F.pad(x, (0, 0, 1, 0))[:, :-1]          # the state of the byte before
 
 @router('normalised')
@@ -187,9 +184,66 @@ class Prior(Two):
         super().__init__(dim, capacity)
         self.rule = nn.Parameter(torch.tensor(3.)); nn.init.zeros_(self.network[2].weight)
     def forward(self, x, values, before, position, train=False):
-        s = spacelike(torch.cat([before, values], 1)); s = s[:,1:] & ~s[:,:-1]
-        logits = self.score(x) + self.rule * torch.where(s, 1., -1.)
+        logits = self.score(x) + torch.where(by_space(values, before), self.rule, -self.rule)
         return Route(best_of(logits, self.capacity) if train else logits > 0, torch.sigmoid(logits), logits)
+
+@router('capped')
+class Capped(Prior):
+    "The same, but training too chooses only what passes 0, up to the capacity: no byte is chosen to fill it."
+    start, noise, taken = 3., 0., 0
+    def __init__(self, dim, capacity):
+        super().__init__(dim, capacity); nn.init.constant_(self.rule, self.start)
+    def forward(self, x, values, before, position, train=False):
+        route = super().forward(x, values, before, position, train)
+        if train:
+            rank = route.logits.detach()
+            if self.noise: rank = rank - max(0., 1 - self.taken / 300) * self.noise * torch.log(-torch.log(torch.rand_like(rank).clamp(1e-9, 1 - 1e-9)))
+            route.chosen = best_of(rank, self.capacity) & (rank > 0)
+        return route
+    def step(self): self.taken += 1
+
+@router('light')
+class Light(Capped):
+    "It begins at the rule, but near the limit, so that little moves a byte across."
+    start = 1.
+
+@router('wander')
+class Wander(Light):
+    "And the choice is disturbed at first."
+    noise = 1.
+
+@router('counted')
+class Counted(Router):
+    "Deep where the next byte is uncertain by counts: its entropy after the last bytes (up to four), counted in the training text, passes a limit that a fraction `capacity` of that text passes."
+    memory, rise = 4, 0.
+    def learn(self, values, most=4, few=16):
+        "Count the training text (N,)."
+        v, self.tables = values.astype(np.int64), []
+        for n in range(1, most + 1):
+            context = sum((v[n-1-i:len(v)-1-i] + 1) << (9 * i) for i in range(n)); following = v[n:]
+            pairs, count = np.unique(context * 256 + following, return_counts=True)
+            keys, first = np.unique(pairs // 256, return_index=True)
+            total = np.add.reduceat(count, first)
+            H = np.log2(total) - np.add.reduceat(count * np.log2(count), first) / total
+            self.tables.append((torch.from_numpy(keys[total >= few]), torch.from_numpy(H[total >= few]).float()))
+        text = torch.from_numpy(v[None, :1_000_000])
+        self.limit = self.score(text, text.new_full((1, 4), -1)).quantile(1 - self.capacity).item() 
+    def entropy(self, values, before):
+        v = torch.cat([before, values], 1); T = values.shape[1]; H = torch.zeros_like(values, dtype=torch.float)
+        for n, (keys, known) in enumerate(self.tables, 1):        # the longest context that was seen often enough counts
+            context = sum((v[:, 4-i:4-i+T] + 1) << (9 * i) for i in range(n))
+            at = torch.searchsorted(keys, context).clamp(max=len(keys) - 1)
+            H = torch.where(keys[at] == context, known[at], H)
+        return H
+    def score(self, values, before):
+        H = self.entropy(values, before)
+        return H - self.rise * F.pad(H, (1, 0))[:, :-1]
+    def forward(self, x, values, before, position, train=False): return Route(self.score(values, before) > self.limit)
+
+@router('counted rise')
+class CountedRise(Counted):
+    "Where it is more uncertain than half of what it was before the last byte."
+    rise = .5
 
 @router('table')
 class Table(TopK):
@@ -207,7 +261,7 @@ class Table(TopK):
 # --- stacks ------------------------------------------------------------------------------------------------------
 class Deep(MixtureOfDepths):
     "The stack with parts that can be changed; without a cache."
-    keys = places = carry = False
+    keys = places = False
     def forward(self, x, values, cache=None, lengths=None, train=False):
         B, T, D = x.shape
         route = self.router(x, values, values.new_full((B, self.router.memory), -1), torch.arange(T).expand(B, T), train=train)
@@ -223,18 +277,15 @@ class Deep(MixtureOfDepths):
             bias = bias.masked_fill(torch.eye(C, dtype=torch.bool), 0.) + fade                              # a padded byte sees itself
             o = F.scaled_dot_product_attention(q, k, v, bias, enable_gqa=True)
             h = h + a.proj(o.transpose(1, 2).reshape(B, C, -1)); h = h + b.glu(b.norm2(h))
-        out = unpack(x, packed, h, positions, counts, route.weight)
-        if self.carry:                                            # what the last chosen byte learned goes on to those after it
-            last = torch.where(route.chosen, torch.arange(T), -1).cummax(1).values
-            change = (out - x).gather(1, last.clamp(min=0)[...,None].expand(B, T, D)) * (last >= 0)[...,None]
-            out = out + torch.where(route.chosen[...,None], 0., self.share * change)
-        return out, route
+        return unpack(x, packed, h, positions, counts, route.weight), route
 
 def deep(**parts):
-    def change(model):
-        model.latent.__class__ = type('Changed', (Deep,), parts)
-        if parts.get('carry'): model.latent.share = nn.Parameter(torch.full((model.config.dim,), .5))
+    def change(model): model.latent.__class__ = type('Changed', (Deep,), parts)
     return change
+
+def carrying(model):
+    "What the last chosen byte learned goes on to those after it (chapter 05)."
+    model.latent.carry = nn.Parameter(torch.full((model.config.dim,), .5))
 
 def moved(before, after):
     "Full-byte blocks before and after the deep stack."
@@ -255,13 +306,17 @@ DESIGNS = { # name: router, capacity, change of the model, factor of the router'
     'topk 1/4': ('topk', .25), 'topk 3/16': ('topk', .1875), 'topk 1/8': ('topk', .125), 'threshold 1/4': ('threshold', .25), 'threshold 3/16': ('threshold', .1875),
     'normalised': ('normalised', .1875), 'two states': ('two', .1875), 'neighbours': ('neighbours', .1875), 'edge': ('edge', .1875), 'benefit': ('benefit', .1875), 'policy': ('policy', .1875),
     'keys': ('topk', .1875, deep(keys=True)), 'keys, threshold': ('threshold', .1875, deep(keys=True)), 'true bytes': ('topk', .1875, deep(places=True)), 'true bytes, space': ('space', .25, deep(places=True)),
-    'carry': ('topk', .1875, deep(carry=True)), 'carry, space': ('space', .25, deep(carry=True)),
+    'carry': ('topk', .1875, carrying), 'carry, space': ('space', .25, carrying),
     'early': ('topk', .1875, moved(0, 2)), 'late': ('topk', .1875, moved(2, 0)), 'late, space': ('space', .25, moved(2, 0)), 'early, space': ('space', .25, moved(0, 2)),
     'noise': ('noise', .1875), 'explore': ('explore', .1875), 'auxiliary 0.01': ('topk', .1875, auxiliary(.01)), 'auxiliary 1': ('topk', .1875, auxiliary(1.)),
-    'two states, carry': ('two', .1875, deep(carry=True)), 'two states, fast router': ('two', .1875, None, 10.), 'two states, fast router, carry': ('two', .1875, deep(carry=True), 10.),
+    'two states, carry': ('two', .1875, carrying), 'two states, fast router': ('two', .1875, None, 10.), 'two states, fast router, carry': ('two', .1875, carrying, 10.),
     'topk 1/16': ('topk', .0625), 'two states 1/16': ('two', .0625), 'growing': ('topk', .1875, grow(.0, 1.)),
     'unit': ('unit', .1875), 'entropy 3/16': ('entropy', .1875), 'rise 3/16': ('rise', .1875), 'half 3/16': ('half', .1875),
-    'prior': ('prior', .1875), 'prior 1/8': ('prior', .125), 'prior 1/4': ('prior', .25), 'table': ('table', .1875), 'rise, carry': ('rise', .1875, deep(carry=True)), 'prior, carry': ('prior', .1875, deep(carry=True)),
+    'prior': ('prior', .1875), 'prior 1/8': ('prior', .125), 'prior 1/4': ('prior', .25), 'table': ('table', .1875), 'rise, carry': ('rise', .1875, carrying), 'prior, carry': ('prior', .1875, carrying),
+    'topk 1/16, carry': ('topk', .0625, carrying), 'prior 1/4, carry': ('prior', .25, carrying), 'prior 1/8, carry': ('prior', .125, carrying),
+    'capped': ('capped', .1875), 'capped, carry': ('capped', .1875, carrying), 'capped 1/4, carry': ('capped', .25, carrying),
+    'tuned': ('tuned', .25), 'tuned, carry': ('tuned', .25, carrying), 'light 1/4, carry': ('light', .25, carrying), 'light, carry': ('light', .1875, carrying), 'wander, carry': ('wander', .1875, carrying), 'wander 1/4, carry': ('wander', .25, carrying),
+    'counted, carry': ('counted', .1875, carrying), 'counted rise, carry': ('counted rise', .1875, carrying), 'all, carry': ('all', .25, carrying),
     'slow router': ('topk', .1875, None, .1), 'fast router': ('topk', .1875, None, 10.),
 }
 
@@ -272,15 +327,16 @@ def corpora(name, data):
     values, _ = whole.read(0, whole.size); cut = whole.size * 8 // 9
     return (Corpus.from_bytes(bytes(part.astype('uint8'))) for part in (values[:cut], values[cut:cut + 200_000]))
 
-def run(corpus, design, seed, data, budget=BUDGET):
+def run(corpus, design, seed, data, budget=BUDGET, optimizer='adamw'):
     "Train until the budget is spent, and score."
     kind, capacity, change, factor = DESIGNS[design] + (None, 1.)[len(DESIGNS[design]) - 2:]
     train, held_out = corpora(corpus, data)
     config = PicoConfig.preset('nano', router=kind, latent_capacity_factor=capacity)
     torch.manual_seed(seed); model = Pico(config)
     if change: change(model)
+    if hasattr(model.latent.router, 'learn'): model.latent.router.learn(train.read(0, min(train.size, 8_000_000))[0])
     model.train()
-    optimizer = make_optimizer(model, TrainConfig(learning_rate=RATE)); own = set(model.latent.router.parameters())
+    name, optimizer = optimizer, make_optimizer(model, TrainConfig(learning_rate=RATE, optimizer=optimizer)); own = set(model.latent.router.parameters())
     if factor != 1:
         for g in optimizer.param_groups: g['params'] = [p for p in g['params'] if p not in own]
         optimizer.add_param_group(dict(params=list(own), weight_decay=0.))
@@ -298,24 +354,25 @@ def run(corpus, design, seed, data, budget=BUDGET):
         spent += ROWS * LENGTH * flops_per_byte(config, out['routed']) * (1 + (.1 if kind in ('benefit', 'policy') else 0))    # without depth, forward only: a tenth more
         step += 1; trained.append(out['routed'])
     s = windowed(model, held_out, LENGTH, 'causal', 60_000)
-    return dict(corpus=corpus, design=design, seed=seed, router=kind, capacity=capacity, bpb=s.bpb, routed=s.routed_fraction, trained=statistics.mean(trained[-50:]), steps=step, flops=spent, seconds=time.process_time() - start)
+    return dict(corpus=corpus, design=design, seed=seed, optimizer=name, router=kind, capacity=capacity, bpb=s.bpb, routed=s.routed_fraction, trained=statistics.mean(trained[-50:]), steps=step, flops=spent, seconds=time.process_time() - start)
 
 def command(a, seed):
     "What to type for one more result like this one."
-    return 'python nbs/21_designs.py' + f' --corpus {a.corpus} --data DIR' * (a.corpus != 'stories') + f' --seeds {seed}' * (seed > 0) + f' --budget {a.budget:g}' * (a.budget != BUDGET)
+    return 'python nbs/21_designs.py' + f' --corpus {a.corpus} --data DIR' * (a.corpus != 'stories') + f' --seeds {seed}' * (seed > 0) + f' --budget {a.budget:g}' * (a.budget != BUDGET) + f' --optimizer {a.optimizer}' * (a.optimizer != 'adamw')
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--corpus', default='stories', choices=('stories', 'english', 'russian', 'python')); p.add_argument('--data', help='folder that holds the corpora')
     p.add_argument('--only', nargs='*', choices=DESIGNS); p.add_argument('--seeds', type=int, nargs='*', default=[0]); p.add_argument('--budget', type=float, default=BUDGET, help='floating-point operations a model')
+    p.add_argument('--optimizer', default='adamw', choices=('adamw', 'soap'))
     a = p.parse_args()
     if a.corpus != 'stories' and not a.data: p.error(f'--corpus {a.corpus} needs --data DIR')
     torch.set_num_threads(1)
     for seed in a.seeds:
         for design in a.only or DESIGNS:
-            file = RESULTS/f"{a.corpus}-{design.replace(', ', '-').replace(' ', '-').replace('/', 'of')}-{seed}{'' if a.budget == BUDGET else f'-{a.budget/1e12:g}'}.json"
+            file = RESULTS/f"{a.corpus}-{design.replace(', ', '-').replace(' ', '-').replace('/', 'of')}-{seed}{'' if a.budget == BUDGET else f'-{a.budget/1e12:g}'}{'' if a.optimizer == 'adamw' else '-' + a.optimizer}.json"
             if file.exists(): continue
-            result = run(a.corpus, design, seed, a.data, a.budget) | dict(command=command(a, seed), date=date.today().isoformat(), device=f'{platform.machine()} processor, 1 thread', torch=torch.__version__)
+            result = run(a.corpus, design, seed, a.data, a.budget, a.optimizer) | dict(command=command(a, seed), date=date.today().isoformat(), device=f'{platform.machine()} processor, 1 thread', torch=torch.__version__)
             RESULTS.mkdir(parents=True, exist_ok=True)
             file.with_suffix('.tmp').write_text(json.dumps(result, indent=1) + '\n'); file.with_suffix('.tmp').rename(file)
             print(f"{file.stem}: {result['bpb']:.4f} bits per byte, {result['routed']:.1%} routed, {result['steps']} steps", flush=True)

@@ -170,6 +170,8 @@ MODELS = { # name: (corpus, preset, changes, steps, learning rate)
     'python-nano':  ('python', 'nano', dict(router='topk', heads_every=16), 1500, 8e-3),
     'english-nano': ('english', 'nano', dict(router='topk', heads_every=16), 1500, 8e-3),
     'russian-nano': ('russian', 'nano', dict(router='topk', heads_every=16), 1500, 8e-3),
+    'stories-nano-rule': ('stories', 'nano', dict(router='space', latent_carry='yes'), 1500, 8e-3),                  # the router of pico-train
+    'stories-xs-rule':   ('stories', 'xs', dict(dim=144, router='space', latent_carry='yes', heads_every=16), 600, 4e-3),
 }
 
 def models(a):

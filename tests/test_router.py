@@ -65,3 +65,19 @@ def test_flops_count_the_router_and_what_was_routed():
     assert flops_per_byte(c, .5) == (flops_per_byte(n) + flops_per_byte(a)) / 2
     assert flops_per_byte(dataclasses.replace(c, router='topk')) - flops_per_byte(dataclasses.replace(c, router='stride')) == 6 * 24
     assert flops_per_byte(dataclasses.replace(c, latent_carry='yes')) - flops_per_byte(c) == 6 * 24
+
+def test_tuned_is_the_rule_at_first_and_learns_to_leave_it():
+    m, rule = tiny('tuned').train(), tiny('space')
+    x = torch.randint(0, 256, (2, 64))
+    assert torch.equal(m(x, routing='causal').routed, rule(x).routed) and m(x).routed.float().mean(1).max() <= .25     # 256 kinds of bytes: the rule is above its budget here
+    text = torch.tensor([list((b'Mia likes every yellow kite. ' * 9)[:256])] * 2)
+    assert torch.equal(m(text).routed, m(text, routing='causal').routed)              # below its budget one rule serves both
+    forced = torch.rand(2, 256, generator=torch.Generator().manual_seed(0)) < .1                                     # others than the rule's: the auxiliary loss moves it there
+    h = torch.randn(2, 256, 24) + torch.where(forced, 3., -3.)[...,None]
+    r, args = m.latent.router, (text, torch.full((2, 1), -1), None)
+    optimizer = torch.optim.Adam(r.parameters(), .05)
+    for _ in range(300):
+        route = r(h, *args); route.chosen = forced
+        optimizer.zero_grad(); r.auxiliary(route).backward(); optimizer.step()
+    assert (r(h, *args).chosen == forced).float().mean() > .95
+    assert r(h, *args, train=True).chosen.float().mean() <= .25
