@@ -3,6 +3,7 @@
     python nbs/21_routers.py --stage stories                      # needs nothing
     python nbs/21_routers.py --stage text --data DIR              # DIR holds the corpora named in CORPORA
     python nbs/21_routers.py --stage stories --part 1/2           # every second cell, for two machines or cores
+    python nbs/21_routers.py --stage text-capacity --data DIR --seeds 1      # other capacities on the corpora
 
 Cells that are done are skipped: stop it when you like, start it again to go on, raise --seeds to extend it.
 """
@@ -28,6 +29,7 @@ STAGES = { # stage: [(corpora, routers, capacities)]
     'text':     [(list(CORPORA), ['none', 'all', 'space', 'stride', 'topk', 'threshold'], [.25])],
     'more':     [(list(CORPORA), ['random', 'predictor'], [.25])],
     'capacity': [(['stories'], ['topk', 'threshold', 'predictor', 'stride', 'random'], [.125, .5])],
+    'text-capacity': [(list(CORPORA), ['topk', 'threshold', 'stride'], [.125, .5])],
 }
 STEPS, EACH, ROWS, LENGTH, RATE, WARMUP = 800, 100, 4, 512, 8e-3, 40
 
@@ -77,7 +79,7 @@ def main():
     p.add_argument('--stage', choices=STAGES, required=True); p.add_argument('--data', help='folder that holds the corpora')
     p.add_argument('--seeds', type=int, default=3); p.add_argument('--part', default='0/1', help='i/n: only every n-th cell, from the i-th')
     a = p.parse_args()
-    if a.stage in ('text', 'more') and not a.data: p.error(f'--stage {a.stage} needs --data DIR, the folder that holds ' + ', '.join(f for f, _ in CORPORA.values()))
+    if a.stage in ('text', 'more', 'text-capacity') and not a.data: p.error(f'--stage {a.stage} needs --data DIR, the folder that holds ' + ', '.join(f for f, _ in CORPORA.values()))
     torch.set_num_threads(1)                                      # seconds are processor time of one thread
     i, n = map(int, a.part.split('/'))
     commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=RESULTS.parent).stdout.strip()
@@ -85,7 +87,7 @@ def main():
         file = RESULTS/f'{corpus}-{router}-{capacity:g}-{seed}.json'
         if file.exists(): continue
         result = run(corpus, router, capacity, seed, a.data)
-        result |= dict(command=f'python nbs/21_routers.py --stage {a.stage}' + (' --data DIR' if a.data else ''), commit=commit, date=date.today().isoformat(),
+        result |= dict(command=f'python nbs/21_routers.py --stage {a.stage}' + ' --data DIR' * bool(a.data) + f' --seeds {a.seeds}' * (a.seeds != 3), commit=commit, date=date.today().isoformat(),
                        device=f'{platform.machine()} processor, 1 thread', torch=torch.__version__)
         RESULTS.mkdir(parents=True, exist_ok=True)
         file.with_suffix('.tmp').write_text(json.dumps(result, indent=1) + '\n'); file.with_suffix('.tmp').rename(file)
