@@ -7,6 +7,7 @@
     python nbs/23_writing.py models --data DIR    # trains the models that write; resumable; weights go to runs/writing
     python nbs/23_writing.py tune --data DIR      # goes on with the heads of stories-nano alone
     python nbs/23_writing.py write --data DIR     # bytes per pass and per second of those models
+    python nbs/23_writing.py steady               # bytes per second of plain writing far into a text, of the two with the rule
     python nbs/23_writing.py bounds --data DIR    # what draft trees and the shallow blocks as drafter could bring them
     python nbs/23_writing.py lookup --data DIR    # how often a text continues as it did before
 """
@@ -17,7 +18,7 @@ import numpy as np, torch
 from pico.data import MARKS, batch, load_corpus
 from pico.evaluate import bits_per_byte
 from pico.decode import Decoder
-from pico.generate import Writing, byte_probabilities, generate, guess, rounds
+from pico.generate import Writing, byte_probabilities, generate, guess, rounds, stream
 from pico.heads import ByteHeads, head_weights, linear_loss
 from pico.model import Pico, PicoConfig
 from pico.train import TrainConfig, backward, make_optimizer, train
@@ -236,6 +237,16 @@ def write(a):
         score = bits_per_byte(model, held_out, max_bytes=20_000)
         save(f'write-{name}', dict(model=name, corpus=corpus, bpb=score.bpb, routed=score.routed_fraction, config=model.config.to_dict(), parameters=model.num_parameters(), runs=out, data=source(corpus, a.data)), 'python nbs/23_writing.py write --data DIR')
 
+def steady(a, turns=7, length=1500):
+    "Plain writing, without what loading and the prompt take; the models take turns."
+    models, rates = {n: Pico.from_pretrained(RUNS/n) for n in MODELS if n.endswith('-rule')}, {}
+    for turn in range(turns):
+        for n, m in models.items():
+            steps = stream(m, 'Once upon a time', max_bytes=length, speculative=False, seed=turn, ignore_end=True); next(steps)
+            start = time.thread_time(); written = sum(1 for _ in steps); rates.setdefault(n, []).append(written / (time.thread_time() - start))
+    print({n: [round(v) for v in r] for n, r in rates.items()})
+    save('steady', dict(models=rates, bytes=length, temperature=.8), 'python nbs/23_writing.py steady')
+
 # --- what trees and a shallow drafter could bring -------------------------------------------------------------------------
 
 PIECES = 1, 2, 3, 4, 6, 8, 12, 16, 24, 32
@@ -355,7 +366,7 @@ def lookup(a):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('stage', choices=['cost', 'seconds', 'equal', 'models', 'tune', 'write', 'bounds', 'lookup']); p.add_argument('--data', help='folder that holds the corpora'); p.add_argument('--seed', type=int, default=0)
+    p.add_argument('stage', choices=['cost', 'seconds', 'equal', 'models', 'tune', 'write', 'steady', 'bounds', 'lookup']); p.add_argument('--data', help='folder that holds the corpora'); p.add_argument('--seed', type=int, default=0)
     p.add_argument('--only', nargs='*', help='only these models or presets'); p.add_argument('--ways', nargs='*', choices=WAYS, help='only these ways'); p.add_argument('--corpora', nargs='*', choices=CORPORA, default=['stories', 'python'])
     a = p.parse_args()
     torch.set_num_threads(1)

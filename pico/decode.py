@@ -165,7 +165,7 @@ class Decoder:
         self.head, self.bias = np.ascontiguousarray(array(model.unembedding.weight[:256]).T), array(model.unembedding.bias[:256])
         self.seen, self.chosen = [[] for _ in range(rows)], [[] for _ in range(rows)]
         self.carry = array(model.latent.carry) if latent and model.latent.carry is not None else None
-        self.last = [deque([0.], max_rollback + 1) for _ in range(rows)]     # what is carried on after each of the last bytes
+        self.last = [deque([0.], max_rollback + 1) for _ in range(rows)]     # what each of the last bytes hands on
 
     def read(self,
         x:list, # for each row a list of bytes, empty or not
@@ -193,8 +193,8 @@ class Decoder:
         i = 0
         for last, T in zip(self.last, counts):
             for j in range(i, i+T):
-                last.append(next(changes) if chosen[j] else last[-1])
-                if not chosen[j]: h[j] += self.carry * last[-1]
+                last.append(self.carry * next(changes) if chosen[j] else last[-1])
+                if not chosen[j]: h[j] += last[-1]
             i += T
 
     def forget(self,
