@@ -19,7 +19,7 @@ from pico.data import Corpus, batch, load_corpus
 from pico.evaluate import windowed
 from pico.heads import head_weights
 from pico.model import Pico, PicoConfig
-from pico.router import MixtureOfDepths, Route, Router, RunningQuantile, Threshold, TopK, below_ceiling, best_of, by_space, pack, router, unpack
+from pico.router import MixtureOfDepths, Route, Router, RunningQuantile, Threshold, TopK, Tuned, below_ceiling, best_of, by_space, carried, pack, router, unpack
 from pico.stories import story
 from pico.train import TrainConfig, backward, flops_per_byte, make_optimizer, rate
 
@@ -202,6 +202,14 @@ class Capped(Prior):
         return route
     def step(self): self.taken += 1
 
+@router('tuned unit')
+class TunedUnit(Tuned):
+    "The package's router that begins at the rule, but a chosen byte weighs exactly 1, and only the gradient knows the score."
+    def forward(self, x, values, before, position, train=False):
+        route = super().forward(x, values, before, position, train)
+        route.weight = 1 + route.weight - route.weight.detach()
+        return route
+
 @router('light')
 class Light(Capped):
     "It begins at the rule, but near the limit, so that little moves a byte across."
@@ -287,6 +295,17 @@ def carrying(model):
     "What the last chosen byte learned goes on to those after it (chapter 05)."
     model.latent.carry = nn.Parameter(torch.full((model.config.dim,), .5))
 
+class Gated(MixtureOfDepths):
+    "Carrying whose share depends on the byte that receives it; without a cache."
+    def forward(self, x, values, cache=None, lengths=None, train=False):
+        out, route = super().forward(x, values, train=train)
+        share = self.share * 2 * torch.sigmoid(F.linear(F.rms_norm(x, x.shape[-1:]), self.gate))       # 1 times the share at first
+        return torch.where(route.chosen[...,None], out, out + share * carried(out - x, route.chosen, torch.zeros_like(x[:,0]))), route
+
+def gated(model):
+    model.latent.__class__ = Gated
+    model.latent.share, model.latent.gate = nn.Parameter(torch.full((model.config.dim,), .5)), nn.Parameter(torch.zeros(1, model.config.dim))
+
 def moved(before, after):
     "Full-byte blocks before and after the deep stack."
     def change(model):
@@ -315,7 +334,8 @@ DESIGNS = { # name: router, capacity, change of the model, factor of the router'
     'prior': ('prior', .1875), 'prior 1/8': ('prior', .125), 'prior 1/4': ('prior', .25), 'table': ('table', .1875), 'rise, carry': ('rise', .1875, carrying), 'prior, carry': ('prior', .1875, carrying),
     'topk 1/16, carry': ('topk', .0625, carrying), 'prior 1/4, carry': ('prior', .25, carrying), 'prior 1/8, carry': ('prior', .125, carrying),
     'capped': ('capped', .1875), 'capped, carry': ('capped', .1875, carrying), 'capped 1/4, carry': ('capped', .25, carrying),
-    'tuned': ('tuned', .25), 'tuned, carry': ('tuned', .25, carrying), 'light 1/4, carry': ('light', .25, carrying), 'light, carry': ('light', .1875, carrying), 'wander, carry': ('wander', .1875, carrying), 'wander 1/4, carry': ('wander', .25, carrying),
+    'tuned, carry': ('tuned', .25, carrying), 'tuned, slow router, carry': ('tuned', .25, carrying, .1), 'tuned unit, carry': ('tuned unit', .25, carrying),
+    'gated carry, space': ('space', .25, gated), 'tuned, gated carry': ('tuned', .25, gated), 'light 1/4, carry': ('light', .25, carrying), 'light, carry': ('light', .1875, carrying), 'wander, carry': ('wander', .1875, carrying), 'wander 1/4, carry': ('wander', .25, carrying),
     'counted, carry': ('counted', .1875, carrying), 'counted rise, carry': ('counted rise', .1875, carrying), 'all, carry': ('all', .25, carrying),
     'slow router': ('topk', .1875, None, .1), 'fast router': ('topk', .1875, None, 10.),
 }
