@@ -19,7 +19,7 @@ from pico.data import Corpus, batch, load_corpus
 from pico.evaluate import windowed
 from pico.heads import head_weights
 from pico.model import Pico, PicoConfig
-from pico.router import MixtureOfDepths, Route, Router, RunningQuantile, Threshold, TopK, Tuned, below_ceiling, best_of, by_space, carried, pack, router, unpack
+from pico.router import MixtureOfDepths, Route, Router, RunningQuantile, Threshold, TopK, Tuned, below_ceiling, best_of, by_space, pack, router, unpack
 from pico.stories import story
 from pico.train import TrainConfig, backward, flops_per_byte, make_optimizer, rate
 
@@ -291,20 +291,13 @@ def deep(**parts):
     def change(model): model.latent.__class__ = type('Changed', (Deep,), parts)
     return change
 
-def carrying(model):
-    "What the last chosen byte learned goes on to those after it (chapter 05)."
-    model.latent.carry = nn.Parameter(torch.full((model.config.dim,), .5))
-
-class Gated(MixtureOfDepths):
-    "Carrying whose share depends on the byte that receives it; without a cache."
-    def forward(self, x, values, cache=None, lengths=None, train=False):
-        out, route = super().forward(x, values, train=train)
-        share = self.share * 2 * torch.sigmoid(F.linear(F.rms_norm(x, x.shape[-1:]), self.gate))       # 1 times the share at first
-        return torch.where(route.chosen[...,None], out, out + share * carried(out - x, route.chosen, torch.zeros_like(x[:,0]))), route
-
 def gated(model):
-    model.latent.__class__ = Gated
-    model.latent.share, model.latent.gate = nn.Parameter(torch.full((model.config.dim,), .5)), nn.Parameter(torch.zeros(1, model.config.dim))
+    "What the last chosen byte learned goes on to those after it (chapter 05)."
+    model.latent.carry, model.latent.gate = nn.Parameter(torch.full((model.config.dim,), .5)), nn.Parameter(torch.zeros(1, model.config.dim))
+
+def carrying(model):
+    "The same, but all bytes want it alike."
+    gated(model); model.latent.gate.requires_grad_(False)
 
 def moved(before, after):
     "Full-byte blocks before and after the deep stack."

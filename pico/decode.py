@@ -164,7 +164,7 @@ class Decoder:
         self.fb_in, self.latent, self.fb_out = (QuickStack(s, rows, max_rollback) for s in (model.fb_in, model.latent, model.fb_out))
         self.head, self.bias = np.ascontiguousarray(array(model.unembedding.weight[:256]).T), array(model.unembedding.bias[:256])
         self.seen, self.chosen = [[] for _ in range(rows)], [[] for _ in range(rows)]
-        self.carry = array(model.latent.carry) if latent and model.latent.carry is not None else None
+        self.carry, self.gate = (array(model.latent.carry), array(model.latent.gate)[0]) if latent and model.latent.carry is not None else (None, None)
         self.last = [deque([0.], max_rollback + 1) for _ in range(rows)]     # what each of the last bytes hands on
 
     def read(self,
@@ -177,24 +177,25 @@ class Decoder:
         if self.on:
             chosen, weight = self.decide(h, [(v, old) for v, old in zip(x, self.seen) if v])
             at = [i for i,c in enumerate(chosen) if c]
+            wanted = None if self.carry is None else 1 + np.tanh(.5 * (normed(h, self.eps) @ self.gate))      # 2σ
             if at:
                 some, flags = h[at], iter(chosen)
                 deep = self.latent(some, [sum(next(flags) for _ in v) for v in x])
                 if weight is not None: deep = some + weight[at,None] * (deep - some)
                 h[at], changes = deep, deep - some
-        if self.carry is not None: self.hand_on(h, counts, chosen, iter(changes))
+            if wanted is not None: self.hand_on(h, wanted, counts, chosen, iter(changes))
         i = 0
         for v, seen, was in zip(x, self.seen, self.chosen): seen += v; was += chosen[i:i+len(v)]; i += len(v)
         h = normed(self.fb_out(h, counts), self.eps) * self.norm
         return h, h @ self.head + self.bias, chosen, weight
 
-    def hand_on(self, h, counts, chosen, changes):
+    def hand_on(self, h, wanted, counts, chosen, changes):
         "Give every unchosen byte its share of the last change, in place."
         i = 0
         for last, T in zip(self.last, counts):
             for j in range(i, i+T):
                 last.append(self.carry * next(changes) if chosen[j] else last[-1])
-                if not chosen[j]: h[j] += last[-1]
+                if not chosen[j]: h[j] += wanted[j] * last[-1]
             i += T
 
     def forget(self,

@@ -42,7 +42,7 @@ class PicoConfig:
     latent_num_blocks:int          # latent blocks
     latent_att_window_size:int     # chosen bytes a latent block looks back
     router:str = 'topk'            # a name in `pico.router.ROUTERS`
-    latent_carry:str = 'no'        # hand the last chosen byte's change on to the bytes after it: 'no' | 'yes'
+    latent_carry:str = 'no'        # give the bytes after a chosen one a share of its change: 'no' | 'yes'
     marks:str = 'bytes'            # how documents are marked, a name in `pico.data.MARKS`
     heads:str = 'linear'           # how byte heads 2 to N are built, a name in `pico.heads.HEADS`
     heads_every:int = 1            # they learn from every so many-th byte

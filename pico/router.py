@@ -329,12 +329,13 @@ class MixtureOfDepths(Stack):
         window:int,       # how many chosen bytes back a chosen byte looks
         router:str='topk',# one of `ROUTERS`
         capacity:float=.25, # fraction of bytes that should go deep
-        carry:bool=False,   # hand the change of the last chosen byte on to the bytes after it
+        carry:bool=False,   # give the bytes after a chosen one a share of its change
     ):
         super().__init__(num_blocks, dim, q_heads, kv_heads, window)
         if router not in ROUTERS: raise ValueError(f"router={router!r} is unknown: use one of {', '.join(ROUTERS)}")
         self.router = ROUTERS[router](dim, capacity)
-        self.carry = nn.Parameter(torch.full((dim,), .5)) if carry else None    # (D,) the share that is handed on
+        self.carry = nn.Parameter(torch.full((dim,), .5)) if carry else None    # (D,) the share of each channel that is handed on
+        self.gate = nn.Parameter(torch.zeros(1, dim)) if carry else None        # (1, D) which bytes want it
 
     def forward(self,
         x:Tensor,              # (B, T, D) residual stream
@@ -359,7 +360,9 @@ class MixtureOfDepths(Stack):
             packed, positions, counts = pack(x, route.chosen)
             x = unpack(x, packed, super().forward(packed, kv, counts if B > 1 else None), positions, counts, route.weight)
         on = None if self.carry is None else carried(x - old, route.chosen, x.new_zeros(B, D) if cache is None else cache.last[:,-1])
-        if on is not None: x = torch.where(route.chosen[...,None], x, x + self.carry * on).to(x.dtype)
+        if on is not None:
+            wanted = 2 * torch.sigmoid(F.linear(F.rms_norm(old, (D,)), self.gate))       # (B, T, 1), 1 at first
+            x = torch.where(route.chosen[...,None], x, x + wanted * self.carry * on).to(x.dtype)
         if cache is not None: cache.add(values, route.chosen, lengths, on)
         return x, route
 

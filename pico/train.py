@@ -130,7 +130,7 @@ def flops_per_byte(
     block = c.dim * (c.att_q_heads + 2*c.att_kv_heads) * K + c.att_q_heads * K * c.dim + 3 * c.dim**2
     look = lambda window: 2 * c.att_q_heads * K * (window + 1)
     deep = {'all': 1., 'none': 0.}.get(c.router, c.latent_capacity_factor) if routed is None else routed
-    score = sum(p.numel() for p in ROUTERS[c.router](c.dim, c.latent_capacity_factor).parameters()) + c.dim * (c.latent_carry == 'yes')     # every number is used once for each byte
+    score = sum(p.numel() for p in ROUTERS[c.router](c.dim, c.latent_capacity_factor).parameters()) + 2 * c.dim * (c.latent_carry == 'yes')     # every number is used once for each byte
     forward = 2*c.fb_num_blocks * (block + look(c.fb_att_window_size)) + deep * c.latent_num_blocks * (block + look(c.latent_att_window_size)) + score + HEADS[c.heads].multiplications(c.dim, c.next_tokens, c.heads_every)
     return 3 * 2 * forward
 

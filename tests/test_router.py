@@ -64,7 +64,7 @@ def test_flops_count_the_router_and_what_was_routed():
     assert flops_per_byte(c, 0.) == flops_per_byte(n) and flops_per_byte(c, 1.) == flops_per_byte(a)
     assert flops_per_byte(c, .5) == (flops_per_byte(n) + flops_per_byte(a)) / 2
     assert flops_per_byte(dataclasses.replace(c, router='topk')) - flops_per_byte(dataclasses.replace(c, router='stride')) == 6 * 24
-    assert flops_per_byte(dataclasses.replace(c, latent_carry='yes')) - flops_per_byte(c) == 6 * 24
+    assert flops_per_byte(dataclasses.replace(c, latent_carry='yes')) - flops_per_byte(c) == 2 * 6 * 24
 
 def test_tuned_is_the_rule_at_first_and_learns_to_leave_it():
     m, rule = tiny('tuned').train(), tiny('space')
