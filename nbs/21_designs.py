@@ -210,20 +210,15 @@ class TunedUnit(Tuned):
         route.weight = 1 + route.weight - route.weight.detach()
         return route
 
-@router('light')
-class Light(Capped):
-    "It begins at the rule, but near the limit, so that little moves a byte across."
-    start = 1.
-
 @router('wander')
-class Wander(Light):
-    "And the choice is disturbed at first."
-    noise = 1.
+class Wander(Capped):
+    "It begins at the rule, but near the limit, so that little moves a byte across, and the choice is disturbed at first."
+    start = noise = 1.
 
 @router('counted')
 class Counted(Router):
     "Deep where the next byte is uncertain by counts: its entropy after the last bytes (up to four), counted in the training text, passes a limit that a fraction `capacity` of that text passes."
-    memory, rise = 4, 0.
+    memory = 4
     def learn(self, values, most=4, few=16):
         "Count the training text (N,)."
         v, self.tables = values.astype(np.int64), []
@@ -236,22 +231,14 @@ class Counted(Router):
             self.tables.append((torch.from_numpy(keys[total >= few]), torch.from_numpy(H[total >= few]).float()))
         text = torch.from_numpy(v[None, :1_000_000])
         self.limit = self.score(text, text.new_full((1, 4), -1)).quantile(1 - self.capacity).item() 
-    def entropy(self, values, before):
+    def score(self, values, before):
         v = torch.cat([before, values], 1); T = values.shape[1]; H = torch.zeros_like(values, dtype=torch.float)
         for n, (keys, known) in enumerate(self.tables, 1):        # the longest context that was seen often enough counts
             context = sum((v[:, 4-i:4-i+T] + 1) << (9 * i) for i in range(n))
             at = torch.searchsorted(keys, context).clamp(max=len(keys) - 1)
             H = torch.where(keys[at] == context, known[at], H)
         return H
-    def score(self, values, before):
-        H = self.entropy(values, before)
-        return H - self.rise * F.pad(H, (1, 0))[:, :-1]
     def forward(self, x, values, before, position, train=False): return Route(self.score(values, before) > self.limit)
-
-@router('counted rise')
-class CountedRise(Counted):
-    "Where it is more uncertain than half of what it was before the last byte."
-    rise = .5
 
 @router('table')
 class Table(TopK):
@@ -315,21 +302,20 @@ def auxiliary(weight): return lambda model: setattr(model.latent.router, 'auxili
 
 DESIGNS = { # name: router, capacity, change of the model, factor of the router's learning rate
     'none': ('none', .25), 'all': ('all', .25), 'space': ('space', .25), 'stride': ('stride', .25),
-    'topk 1/4': ('topk', .25), 'topk 3/16': ('topk', .1875), 'topk 1/8': ('topk', .125), 'threshold 1/4': ('threshold', .25), 'threshold 3/16': ('threshold', .1875),
+    'topk 1/4': ('topk', .25), 'topk 3/16': ('topk', .1875), 'topk 1/8': ('topk', .125), 'threshold 3/16': ('threshold', .1875),
     'normalised': ('normalised', .1875), 'two states': ('two', .1875), 'neighbours': ('neighbours', .1875), 'edge': ('edge', .1875), 'benefit': ('benefit', .1875), 'policy': ('policy', .1875),
-    'keys': ('topk', .1875, deep(keys=True)), 'keys, threshold': ('threshold', .1875, deep(keys=True)), 'true bytes': ('topk', .1875, deep(places=True)), 'true bytes, space': ('space', .25, deep(places=True)),
+    'keys': ('topk', .1875, deep(keys=True)), 'keys, threshold': ('threshold', .1875, deep(keys=True)), 'true bytes': ('topk', .1875, deep(places=True)),
     'carry': ('topk', .1875, carrying), 'carry, space': ('space', .25, carrying),
-    'early': ('topk', .1875, moved(0, 2)), 'late': ('topk', .1875, moved(2, 0)), 'late, space': ('space', .25, moved(2, 0)), 'early, space': ('space', .25, moved(0, 2)),
+    'early': ('topk', .1875, moved(0, 2)), 'late': ('topk', .1875, moved(2, 0)), 'late, space': ('space', .25, moved(2, 0)),
     'noise': ('noise', .1875), 'explore': ('explore', .1875), 'auxiliary 0.01': ('topk', .1875, auxiliary(.01)), 'auxiliary 1': ('topk', .1875, auxiliary(1.)),
     'two states, carry': ('two', .1875, carrying), 'two states, fast router': ('two', .1875, None, 10.), 'two states, fast router, carry': ('two', .1875, carrying, 10.),
     'topk 1/16': ('topk', .0625), 'two states 1/16': ('two', .0625), 'growing': ('topk', .1875, grow(.0, 1.)),
     'unit': ('unit', .1875), 'entropy 3/16': ('entropy', .1875), 'rise 3/16': ('rise', .1875), 'half 3/16': ('half', .1875),
     'prior': ('prior', .1875), 'prior 1/8': ('prior', .125), 'prior 1/4': ('prior', .25), 'table': ('table', .1875), 'rise, carry': ('rise', .1875, carrying), 'prior, carry': ('prior', .1875, carrying),
-    'topk 1/16, carry': ('topk', .0625, carrying), 'prior 1/4, carry': ('prior', .25, carrying), 'prior 1/8, carry': ('prior', .125, carrying),
-    'capped': ('capped', .1875), 'capped, carry': ('capped', .1875, carrying), 'capped 1/4, carry': ('capped', .25, carrying),
+    'capped 1/4, carry': ('capped', .25, carrying),
     'tuned, carry': ('tuned', .25, carrying), 'tuned, slow router, carry': ('tuned', .25, carrying, .1), 'tuned unit, carry': ('tuned unit', .25, carrying),
-    'gated carry, space': ('space', .25, gated), 'tuned, gated carry': ('tuned', .25, gated), 'light 1/4, carry': ('light', .25, carrying), 'light, carry': ('light', .1875, carrying), 'wander, carry': ('wander', .1875, carrying), 'wander 1/4, carry': ('wander', .25, carrying),
-    'counted, carry': ('counted', .1875, carrying), 'counted rise, carry': ('counted rise', .1875, carrying), 'all, carry': ('all', .25, carrying),
+    'gated carry, space': ('space', .25, gated), 'tuned, gated carry': ('tuned', .25, gated), 'wander, carry': ('wander', .1875, carrying),
+    'counted, carry': ('counted', .1875, carrying),
     'slow router': ('topk', .1875, None, .1), 'fast router': ('topk', .1875, None, 10.),
 }
 
