@@ -230,7 +230,7 @@ class Counted(Router):
             H = np.log2(total) - np.add.reduceat(count * np.log2(count), first) / total
             self.tables.append((torch.from_numpy(keys[total >= few]), torch.from_numpy(H[total >= few]).float()))
         text = torch.from_numpy(v[None, :1_000_000])
-        self.limit = self.score(text, text.new_full((1, 4), -1)).quantile(1 - self.capacity).item() 
+        self.limit = self.score(text, text.new_full((1, 4), -1)).quantile(1 - self.capacity).item()
     def score(self, values, before):
         v = torch.cat([before, values], 1); T = values.shape[1]; H = torch.zeros_like(values, dtype=torch.float)
         for n, (keys, known) in enumerate(self.tables, 1):        # the longest context that was seen often enough counts
