@@ -319,17 +319,19 @@ DESIGNS = { # name: router, capacity, change of the model, factor of the router'
     'slow router': ('topk', .1875, None, .1), 'fast router': ('topk', .1875, None, 10.),
 }
 
-def corpora(name, data):
-    "Training text, and text to choose designs by: neither is what chapter 21 reports."
-    if name == 'stories': return load_corpus('stories', 'train'), Corpus.from_bytes([story(i, seed=1).text.encode() for i in range(120)])
-    whole = load_corpus(str(Path(data)/{'english': 'war_and_peace.txt', 'russian': 'tinystories_ru.txt', 'python': 'python_algorithms.txt'}[name]), 'train')
+def corpora(name, data, last=False):
+    "Training text, and text to choose designs by: neither is what the grid of chapter 21 reports. With `last`, training text and the text of the grid."
+    if name == 'stories': return load_corpus('stories', 'train'), Corpus.from_bytes([story(i, seed=2 if last else 1).text.encode() for i in range(120)])
+    file = str(Path(data)/{'english': 'war_and_peace.txt', 'russian': 'tinystories_ru.txt', 'python': 'python_algorithms.txt'}[name])
+    whole = load_corpus(file, 'train')
     values, _ = whole.read(0, whole.size); cut = whole.size * 8 // 9
+    if last: return Corpus.from_bytes([values[:cut].astype('uint8').tobytes()]), load_corpus(file, 'validation')
     return (Corpus.from_bytes(bytes(part.astype('uint8'))) for part in (values[:cut], values[cut:cut + 200_000]))
 
-def run(corpus, design, seed, data, budget=BUDGET, optimizer='adamw'):
+def run(corpus, design, seed, data, budget=BUDGET, optimizer='adamw', last=False):
     "Train until the budget is spent, and score."
     kind, capacity, change, factor = DESIGNS[design] + (None, 1.)[len(DESIGNS[design]) - 2:]
-    train, held_out = corpora(corpus, data)
+    train, held_out = corpora(corpus, data, last)
     config = PicoConfig.preset('nano', router=kind, latent_capacity_factor=capacity)
     torch.manual_seed(seed); model = Pico(config)
     if change: change(model)
@@ -357,21 +359,22 @@ def run(corpus, design, seed, data, budget=BUDGET, optimizer='adamw'):
 
 def command(a, seed):
     "What to type for one more result like this one."
-    return 'python nbs/21_designs.py' + f' --corpus {a.corpus} --data DIR' * (a.corpus != 'stories') + f' --seeds {seed}' * (seed > 0) + f' --budget {a.budget:g}' * (a.budget != BUDGET) + f' --optimizer {a.optimizer}' * (a.optimizer != 'adamw')
+    return 'python nbs/21_designs.py' + f' --corpus {a.corpus} --data DIR' * (a.corpus != 'stories') + f' --seeds {seed}' * (seed > 0) + f' --budget {a.budget:g}' * (a.budget != BUDGET) + f' --optimizer {a.optimizer}' * (a.optimizer != 'adamw') + ' --last' * a.last
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--corpus', default='stories', choices=('stories', 'english', 'russian', 'python')); p.add_argument('--data', help='folder that holds the corpora')
     p.add_argument('--only', nargs='*', choices=DESIGNS); p.add_argument('--seeds', type=int, nargs='*', default=[0]); p.add_argument('--budget', type=float, default=BUDGET, help='floating-point operations a model')
+    p.add_argument('--last', action='store_true', help='score on the held-out text of the grid, by which nothing was chosen')
     p.add_argument('--optimizer', default='adamw', choices=('adamw', 'soap'))
     a = p.parse_args()
     if a.corpus != 'stories' and not a.data: p.error(f'--corpus {a.corpus} needs --data DIR')
     torch.set_num_threads(1)
     for seed in a.seeds:
         for design in a.only or DESIGNS:
-            file = RESULTS/f"{a.corpus}-{design.replace(', ', '-').replace(' ', '-').replace('/', 'of')}-{seed}{'' if a.budget == BUDGET else f'-{a.budget/1e12:g}'}{'' if a.optimizer == 'adamw' else '-' + a.optimizer}.json"
+            file = RESULTS/f"{a.corpus}-{design.replace(', ', '-').replace(' ', '-').replace('/', 'of')}-{seed}{'' if a.budget == BUDGET else f'-{a.budget/1e12:g}'}{'' if a.optimizer == 'adamw' else '-' + a.optimizer}{'-last' * a.last}.json"
             if file.exists(): continue
-            result = run(a.corpus, design, seed, a.data, a.budget, a.optimizer) | dict(command=command(a, seed), date=date.today().isoformat(), device=f'{platform.machine()} processor, 1 thread', torch=torch.__version__)
+            result = run(a.corpus, design, seed, a.data, a.budget, a.optimizer, a.last) | dict(last=a.last) | dict(command=command(a, seed), date=date.today().isoformat(), device=f'{platform.machine()} processor, 1 thread', torch=torch.__version__)
             RESULTS.mkdir(parents=True, exist_ok=True)
             file.with_suffix('.tmp').write_text(json.dumps(result, indent=1) + '\n'); file.with_suffix('.tmp').rename(file)
             print(f"{file.stem}: {result['bpb']:.4f} bits per byte, {result['routed']:.1%} routed, {result['steps']} steps", flush=True)
