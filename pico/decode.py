@@ -137,8 +137,9 @@ def ask_space(router):
 
 def ask_tuned(router):
     w, rule, by_space = array(router.weight)[0], router.rule.item(), ask_space(router)
+    eps = float(np.finfo(w.dtype).eps)
     def decide(h, rows):
-        z = normed(h, float(np.finfo(h.dtype).eps)) @ w + np.where(by_space(h, rows)[0], rule, -rule).astype(h.dtype)
+        z = normed(h, eps) @ w + np.where(by_space(h, rows)[0], rule, -rule).astype(h.dtype)
         return (z > 0).tolist(), .5 + .5*np.tanh(.5*z)
     return decide
 
@@ -182,7 +183,8 @@ class Decoder:
                 some, flags = h[at], iter(chosen)
                 deep = self.latent(some, [sum(next(flags) for _ in v) for v in x])
                 if weight is not None: deep = some + weight[at,None] * (deep - some)
-                h[at], changes = deep, deep - some
+                h[at] = deep
+                if self.carry is not None: changes = deep - some
             if wanted is not None: self.hand_on(h, wanted, counts, chosen, iter(changes))
         i = 0
         for v, seen, was in zip(x, self.seen, self.chosen): seen += v; was += chosen[i:i+len(v)]; i += len(v)
@@ -206,7 +208,7 @@ class Decoder:
             if not k: continue
             self.fb_in.forget(b, k); self.fb_out.forget(b, k); self.latent.forget(b, sum(self.chosen[b][-k:]))
             del self.seen[b][-k:], self.chosen[b][-k:]
-            if self.carry is not None: [self.last[b].pop() for _ in range(k)]
+            for _ in range(k if self.carry is not None else 0): self.last[b].pop()
 
 def quick(
     model, # anything that writes

@@ -359,8 +359,9 @@ class MixtureOfDepths(Stack):
         elif n:
             packed, positions, counts = pack(x, route.chosen)
             x = unpack(x, packed, super().forward(packed, kv, counts if B > 1 else None), positions, counts, route.weight)
-        on = None if self.carry is None else carried(x - old, route.chosen, x.new_zeros(B, D) if cache is None else cache.last[:,-1])
-        if on is not None:
+        on = None
+        if self.carry is not None:
+            on = carried(x - old, route.chosen, x.new_zeros(B, D) if cache is None else cache.last[:,-1])
             wanted = 2 * torch.sigmoid(F.linear(F.rms_norm(old, (D,)), self.gate))       # (B, T, 1), 1 at first
             x = torch.where(route.chosen[...,None], x, x + wanted * self.carry * on).to(x.dtype)
         if cache is not None: cache.add(values, route.chosen, lengths, on)
