@@ -3,6 +3,7 @@
     python nbs/23_writing.py cost --data DIR      # what further heads cost the model: several ways to train them, side by side
     python nbs/23_writing.py cost --data DIR --seed 1 --ways one trunk chained chained32 --corpora stories        # another seed of some of them
     python nbs/23_writing.py seconds              # what they cost in time
+    python nbs/23_writing.py bases                # which sides of the embedding and the heads SOAP should turn
     python nbs/23_writing.py equal                # the same, each way for the same time; --seed 1 for another seed
     python nbs/23_writing.py models --data DIR    # trains the models that write; resumable; weights go to runs/writing
     python nbs/23_writing.py tune --data DIR      # goes on with the heads of stories-nano alone
@@ -15,13 +16,15 @@ import argparse, hashlib, heapq, json, math, platform, statistics, subprocess, t
 from datetime import date
 from pathlib import Path
 import numpy as np, torch
-from pico.data import MARKS, batch, load_corpus
+from pico.data import MARKS, Corpus, batch, load_corpus
 from pico.evaluate import bits_per_byte
 from pico.decode import Decoder
 from pico.generate import Writing, byte_probabilities, generate, guess, rounds, stream
 from pico.heads import ByteHeads, head_weights, linear_loss
 from pico.model import Pico, PicoConfig
-from pico.train import TrainConfig, backward, make_optimizer, train
+from pico.soap import SOAP
+from pico.stories import story
+from pico.train import TrainConfig, backward, make_optimizer, rate, train
 
 HERE = Path(__file__).parent
 RESULTS, RUNS = HERE/'results'/'writing', HERE.parent/'runs'/'writing'
@@ -58,11 +61,12 @@ class Heads(ByteHeads):
     "Linear heads whose further slices are trained in another way."
     def __init__(self, old, detach=False, weights=None): super().__init__(old.weight.shape[1], old.N, old.every); self.detach, self.set, self.active = detach, weights, True
     def loss(self, h, y, chunk=512, counts=None):
-        w = head_weights(self.N) if self.set is None else torch.tensor(self.set)
-        first, one = linear_loss(h, self.weight[:256], self.bias[:256], y[...,:1], w[:1], counts[:1], chunk)
+        share = (head_weights(self.N) if self.set is None else torch.tensor(self.set)) / counts
+        first, one = linear_loss(h, self.weight[:256], self.bias[:256], y[...,:1], share[:1], chunk)
+        one = one.sum((0,1)) / counts[:1]
         if not self.active: return first, torch.cat([one, one.new_zeros(self.N-1)])
-        more, rest = linear_loss(h.detach() if self.detach else h, self.weight[256:], self.bias[256:], y[...,1:], w[1:], counts[1:], chunk)
-        return first + more, torch.cat([one, rest])
+        more, rest = linear_loss(h.detach() if self.detach else h, self.weight[256:], self.bias[256:], y[...,1:], share[1:], chunk)
+        return first + more, torch.cat([one, rest.sum((0,1)) / counts[1:]])
 
 WAYS = { # name: (changes to the configuration, changes to the heads)
     'one':       (dict(next_tokens=1), None),
@@ -124,7 +128,7 @@ def cost(a):
 EQUAL = { # name: (preset, changes, optimizer, learning rate, processor seconds that each way gets, ways)
     'nano': ('nano', {}, 'adamw', RATE, 60, ('one', 'trunk', 'chained', 'chained16', 'chained32')),
     'xs':   ('xs', dict(dim=144), 'adamw', 4e-3, 120, ('one', 'trunk', 'chained16', 'chained32')),
-    'demo': ('nano', {}, 'soap', RATE, 48, ('one', 'trunk, 4', 'chained16, 4', 'chained32, 4', 'chained32')),      # as pico-train does it
+    'demo': ('nano', dict(router='space', latent_carry='yes'), 'soap', RATE, 80, ('one', 'trunk, 4', 'chained32, 4', 'chained32')),      # as pico-train does it
 }
 POINTS = 6
 
@@ -162,6 +166,33 @@ def seconds(a):
             out[preset + ' soap' * (optimizer == 'soap')] = {w: dict(seconds=middle(t), ratio=statistics.median(p/q for p, q in zip(t, took['one'])) if optimizer == 'adamw' else sum(t) / sum(took['one'])) for w, t in took.items()}
             print(preset, optimizer, {w: round(sum(t) / sum(took['one']), 2) for w, t in took.items()}, flush=True)
     save('seconds', dict(presets=out, bytes_per_step=ROWS*LENGTH), 'python nbs/23_writing.py seconds')
+
+def bases(a, steps=500):
+    "Which sides of the embedding and the heads should SOAP turn? Three ways taking turns, on stories that no chapter reports."
+    data, held_out, out = text('stories', a.data, 'train'), Corpus.from_bytes([story(i, seed=1).text.encode() for i in range(120)]), {}
+    for seed in (0, 1):
+        runs = {}
+        for way in ('both sides', 'not the bytes', 'the state'):
+            r = runs[way] = learner(PicoConfig.preset('nano', router='space', latent_carry='yes', **WAYS['chained32'][0]), None, seed, 'soap')
+            m, heads = r['model'], r['model'].unembedding
+            ends = {p for p in (m.embedding.weight, *heads.parameters()) if p.dim() >= 2}
+            bytes_ = {m.embedding.weight, heads.weight, heads.seen.weight, heads.guess.weight}
+            special, settings = {'both sides': ((), {}), 'not the bytes': (bytes_, dict(rows=False)), 'the state': (ends, dict(rows=False, max_precond_dim=m.config.dim))}[way]
+            def group(which, decay=.1, **kw): return dict(params=[p for p in m.parameters() if which(p)], weight_decay=decay, **kw)
+            groups = [group(lambda p: p.dim() >= 2 and p not in special), group(lambda p: p.dim() < 2, 0.), group(lambda p: p in special, **settings)]
+            r['optimizer'], r['stepped'] = SOAP([g for g in groups if g['params']], lr=RATE), []
+            own = r['optimizer'].step
+            def timed(own=own, r=r): start = time.thread_time(); own(); r['stepped'].append(time.thread_time() - start)
+            r['optimizer'].step = timed
+        for step in range(steps):
+            x, y = batch(data, step, ROWS, LENGTH, N, seed)
+            falling = rate(step, step/steps, WARMUP, 'wsd') / min(1, (step + 1) / WARMUP)          # `learn` warms up by itself
+            for r in runs.values(): learn(r, x, y, step, RATE * falling)
+        for way, r in runs.items():
+            m = r['model'].eval(); m.unembedding.every = 1
+            with torch.inference_mode(): heads = sum(m.loss(*batch(held_out, k, ROWS, LENGTH, N, 7)).per_head for k in range(12)) / 12 / math.log(2)
+            out.setdefault(way, []).append(dict(seed=seed, heads=heads.tolist(), seconds=sum(r['took']), optimizer=sum(r['stepped']))); print(seed, way, out[way][-1], flush=True)
+    save('bases', dict(ways=out, steps=steps, bytes_per_step=ROWS*LENGTH), 'python nbs/23_writing.py bases')
 
 # --- models that write ----------------------------------------------------------------------------------------------------
 
@@ -366,7 +397,7 @@ def lookup(a):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('stage', choices=['cost', 'seconds', 'equal', 'models', 'tune', 'write', 'steady', 'bounds', 'lookup']); p.add_argument('--data', help='folder that holds the corpora'); p.add_argument('--seed', type=int, default=0)
+    p.add_argument('stage', choices=['cost', 'seconds', 'bases', 'equal', 'models', 'tune', 'write', 'steady', 'bounds', 'lookup']); p.add_argument('--data', help='folder that holds the corpora'); p.add_argument('--seed', type=int, default=0)
     p.add_argument('--only', nargs='*', help='only these models or presets'); p.add_argument('--ways', nargs='*', choices=WAYS, help='only these ways'); p.add_argument('--corpora', nargs='*', choices=CORPORA, default=['stories', 'python'])
     a = p.parse_args()
     torch.set_num_threads(1)

@@ -23,36 +23,32 @@ def head_weights(
 class HeadsLoss(torch.autograd.Function):
     "Weighted cross-entropy of N linear byte heads, a chunk of bytes at a time, its gradient computed on the way."
     @staticmethod
-    def forward(ctx, h, weight, bias, y, head_weight, counts, chunk): # h (M, D), weight (N·V, D), bias (N·V,), y (M, N), head_weight and counts (N,)
+    def forward(ctx, h, weight, bias, y, share, chunk): # h (M, D), weight (N·V, D), bias (N·V,), y (M, N), share (M, N): what a target counts in the total
         M, N = y.shape
         wide = torch.promote_types(h.dtype, torch.float32)        # sums and softmax in float32 at least
         need = any(ctx.needs_input_grad[:3])
-        seen = y >= 0
-        counts = (seen.sum(0) if counts is None else counts).clamp(min=1)
-        share = head_weight.to(wide) / counts                     # (N,) what one byte counts in the total
-        nats = torch.zeros(N, dtype=wide, device=h.device)
+        seen, nats = y >= 0, torch.empty(M, N, dtype=wide, device=h.device)
         if need: dh, dw, db = torch.empty_like(h), torch.zeros_like(weight, dtype=wide), torch.zeros_like(bias, dtype=wide)
         for i in range(0, M, chunk):
             hc, ok = h[i:i+chunk], seen[i:i+chunk]
             target = y[i:i+chunk].clamp(min=0)[...,None]                                # (m, N, 1)
             logp = F.linear(hc, weight, bias).to(wide).unflatten(-1, (N, -1)).log_softmax(-1)     # (m, N, V)
-            nats -= (logp.gather(-1, target)[...,0] * ok).sum(0)
+            nats[i:i+chunk] = -logp.gather(-1, target)[...,0] * ok
             if need:
                 g = logp.exp_().scatter_add_(-1, target, logp.new_full((1,1,1), -1).expand_as(target))
-                g = g.mul_((ok * share)[...,None]).flatten(1)                           # (m, N·V)
+                g = g.mul_((ok * share[i:i+chunk])[...,None]).flatten(1)                           # (m, N·V)
                 db += g.sum(0)
                 g = g.to(h.dtype)
                 torch.mm(g, weight, out=dh[i:i+chunk])
                 dw += g.t() @ hc
         if need: ctx.save_for_backward(dh, dw.to(weight.dtype), db.to(bias.dtype))
-        per_head = nats / counts
-        ctx.mark_non_differentiable(per_head)
-        return (head_weight.to(wide) * per_head).sum(), per_head
+        ctx.mark_non_differentiable(nats)
+        return (nats * share).sum(), nats
 
     @staticmethod
     def backward(ctx, scale, _):
         dh, dw, db = ctx.saved_tensors
-        return dh * scale.to(dh.dtype), dw * scale.to(dw.dtype), db * scale.to(db.dtype), None, None, None, None
+        return dh * scale.to(dh.dtype), dw * scale.to(dw.dtype), db * scale.to(db.dtype), None, None, None
 
 # %% ../nbs/06_heads.ipynb #d4a2def7
 class Slices:
@@ -77,13 +73,14 @@ class Slices:
         return self.logits[:,self.at-1]
 
 # %% ../nbs/06_heads.ipynb #203bb5c6
-def linear_loss(h, weight, bias, y, head_weight, counts, chunk)->tuple:  # (B, T, D), (N·V, D), (N·V,), (B, T, N), (N,), (N,): total and (N,)
-    "`HeadsLoss` of a batch, with autocast."
+def linear_loss(h, weight, bias, y, share, chunk)->tuple: # (…, D), (N·V, D), (N·V,), (…, N), anything that broadcasts to y: total, and nats (…, N)
+    "`HeadsLoss` of states in any number of dimensions, with autocast."
     if torch.is_autocast_enabled(h.device.type):
         low = torch.get_autocast_dtype(h.device.type); h, weight, bias = h.to(low), weight.to(low), bias.to(low)
     elif h.dtype != weight.dtype: h = h.to(weight.dtype)
     with torch.autocast(h.device.type, enabled=False):
-        return HeadsLoss.apply(h.flatten(0,1), weight, bias, y.flatten(0,1), head_weight, counts, chunk)
+        total, nats = HeadsLoss.apply(h.flatten(0,-2), weight, bias, y.flatten(0,-2), share.expand_as(y).flatten(0,-2), chunk)
+    return total, nats.view(y.shape)
 
 def sparse(
     t:Tensor,  # (B, T, …)
@@ -129,12 +126,15 @@ class ByteHeads(nn.Linear):
     )->tuple:          # weighted total (a scalar with gradient) and per head (N,), in nats per byte
         "Cross-entropy of all heads without holding all logits."
         if y.shape[-1] != self.N: raise ValueError(f"y has {y.shape[-1]} targets per byte, the model has {self.N} byte heads: make the batch with next_tokens={self.N}")
-        counts, weights = self.counts(y) if counts is None else counts, head_weights(self.N).to(h.device)
-        if self.every == 1 or self.N == 1: return linear_loss(h, self.weight, self.bias, y, weights, counts, chunk)
-        first, one = linear_loss(h, self.weight[:256], self.bias[:256], y[...,:1], weights[:1], counts[:1], chunk)
+        counts = (self.counts(y) if counts is None else counts).clamp(min=1)
+        share = head_weights(self.N).to(h.device, torch.promote_types(h.dtype, torch.float32)) / counts
+        if self.every == 1 or self.N == 1:
+            total, nats = linear_loss(h, self.weight, self.bias, y, share, chunk)
+            return total, nats.sum((0,1)) / counts
+        first, one = linear_loss(h, self.weight[:256], self.bias[:256], y[...,:1], share[:1], chunk)
         h, y = (sparse(t, self.every) for t in (h, y))
-        rest, others = linear_loss(h, self.weight[256:], self.bias[256:], y[...,1:], weights[1:], counts[1:], chunk)
-        return first + rest, torch.cat([one, others])
+        rest, others = linear_loss(h, self.weight[256:], self.bias[256:], y[...,1:], share[1:], chunk)
+        return first + rest, torch.cat([one.sum((0,1)), others.sum((0,1))]) / counts
 
     def counts(self, y:Tensor)->Tensor: # (B, T, N) targets -> (N,)
         "How many targets each head learns from."
@@ -203,10 +203,10 @@ class ChainedHeads(nn.Module):
 
     def step(self,
         s:Tensor, # (…, D)
-        x:Tensor, # (…) bytes
+        seen:Tensor, # (…, 4D) the rows of the table for the bytes chosen before
     )->Tensor:    # (…, D)
         "The next state."
-        return s/2 + self.back(self.gated(self.mix(s) + self.seen(x)))
+        return s/2 + self.back(self.gated(self.mix(s) + seen))
 
     @staticmethod
     def multiplications(dim:int, N:int, every:int)->float:
@@ -221,7 +221,7 @@ class ChainedHeads(nn.Module):
         z = [F.linear(h, self.weight, self.bias)]
         n = self.N if heads is None else heads
         s = self.start(h) if n > 1 else h
-        for _ in range(1, n): s = self.step(s, z[-1].argmax(-1)); z.append(self.guess(s))
+        for _ in range(1, n): s = self.step(s, self.seen(z[-1].argmax(-1))); z.append(self.guess(s))
         return torch.stack(z, -2)
 
     def drafter(self):
@@ -241,15 +241,15 @@ class ChainedHeads(nn.Module):
     )->tuple:          # total (a scalar with gradient) and per head (N,), in nats per byte
         "Cross-entropy of all heads; only the first one's reaches the model. The total is that of the first plus a tenth of the mean of the others."
         if y.shape[-1] != self.N: raise ValueError(f"y has {y.shape[-1]} targets per byte, the model has {self.N} byte heads: make the batch with next_tokens={self.N}")
-        counts, one = self.counts(y) if counts is None else counts, torch.ones(1, device=h.device)
-        total, first = linear_loss(h, self.weight, self.bias, y[...,:1], one, counts[:1], chunk)
-        if self.N == 1: return total, first
-        s, y, per_head = self.start(sparse(h, self.every).detach()), sparse(y, self.every), [first]
-        for n in range(1, self.N):
-            s = self.step(s, y[...,n-1].clamp(min=0))
-            more, nats = linear_loss(s, self.guess.weight, self.guess.bias, y[...,n:n+1], one, counts[n:n+1], chunk)
-            total = total + .1 * more / (self.N-1); per_head.append(nats)
-        return total, torch.cat(per_head)
+        counts = (self.counts(y) if counts is None else counts).clamp(min=1)
+        share = 1 / counts.to(torch.promote_types(h.dtype, torch.float32))                  # (N,)
+        total, first = linear_loss(h, self.weight, self.bias, y[...,:1], share[:1], chunk)
+        if self.N == 1: return total, first.sum((0,1)) * share
+        s, y = self.start(sparse(h, self.every).detach()), sparse(y, self.every)
+        seen, states = self.seen(y[...,:-1].clamp(min=0)), []                               # the table is looked up once: so is its gradient made
+        for n in range(self.N-1): s = self.step(s, seen[:,:,n]); states.append(s)
+        more, rest = linear_loss(torch.stack(states, 2), self.guess.weight, self.guess.bias, y[...,1:,None], share[1:,None], chunk)
+        return total + .1 * more / (self.N-1), torch.cat([first.sum((0,1)), rest.sum((0,1))[:,0]]) * share
 
     counts = ByteHeads.counts
 

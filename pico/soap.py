@@ -61,6 +61,7 @@ def layout(
     shape:tuple, # of a parameter, 0 to 2 numbers
     block:int,   # a side longer than this is cut; None = nothing is cut
     limit:int,   # a side (after cutting) longer than this gets no basis
+    rows:bool=True, # may the rows have one?
 )->Layout:
     "How a parameter is cut into blocks of equal shape."
     if len(shape) < 2: return Layout(1, 1, math.prod(shape), False, False, 1)
@@ -69,7 +70,7 @@ def layout(
         k = next(k for k in range(-(-d // block), d + 1) if d % k == 0)
         return k if 4 * (d // k) >= block else 1                  # a prime length would be cut into single rows
     down, across = map(pieces, shape); r, c = shape[0] // down, shape[1] // across
-    return Layout(down * across, r, c, 1 < r <= limit, 1 < c <= limit, across)
+    return Layout(down * across, r, c, rows and 1 < r <= limit, 1 < c <= limit, across)
 
 def cut(
     x:Tensor, # of the shape that `a` was made for
@@ -101,6 +102,7 @@ class SOAP(torch.optim.Optimizer):
         refresh:int=10,        # steps between two refreshes of a basis
         block:int=256,         # a longer side is cut into equal pieces; None = never
         max_precond_dim:int=1024, # a longer side (after cutting) gets no basis
+        rows:bool=True,        # False: only the columns get one (for tables, whose rows have little to do with each other)
         spread:bool=True,      # refresh a share of the bases at every step instead of all at every tenth
         reference:bool=False,  # the authors' conventions: the first gradient only makes the bases, `eps` is added before the bias is corrected, weights decay after the step
         process:int=0,         # this process's number …
@@ -117,7 +119,7 @@ class SOAP(torch.optim.Optimizer):
         self.process, self.processes, self.stacks = process, processes, {}
         self.owner, self.turns, self.owned, self.waiting = {}, {}, [0.] * processes, {}
         super().__init__(params, dict(lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay, stats_beta=stats_beta, refresh=refresh,
-                                      block=block, max_precond_dim=max_precond_dim, spread=spread, reference=reference))
+                                      block=block, max_precond_dim=max_precond_dim, rows=rows, spread=spread, reference=reference))
 
     def add_param_group(self, group:dict):
         "Refuse what SOAP is not made for; give every new parameter an owner and its blocks their turns."
@@ -127,7 +129,7 @@ class SOAP(torch.optim.Optimizer):
             if why: self.param_groups.pop(); raise ValueError(f"a parameter of shape {tuple(p.shape)} has {why}, or leave it to another optimizer")
         self.share_out(self.param_groups[-1])
 
-    def layout(self, p, group): return layout(tuple(p.shape), group['block'], group['max_precond_dim'])
+    def layout(self, p, group): return layout(tuple(p.shape), group['block'], group['max_precond_dim'], group['rows'])
 
     def share_out(self, group:dict):
         "The dearest first, always to the process and the step that has least to do."

@@ -116,9 +116,14 @@ def make_optimizer(
 )->torch.optim.Optimizer:
     "The optimizer that the settings name, decaying matrices only."
     params = list(model.parameters())
-    groups = [dict(params=[p for p in params if p.dim() >= 2], weight_decay=settings.weight_decay), dict(params=[p for p in params if p.dim() < 2], weight_decay=0.)]
-    if settings.optimizer == 'soap': return SOAP(groups, lr=settings.learning_rate, process=world()[0], processes=world()[1])
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(.9, .95), fused=True)
+    def group(which, decay=settings.weight_decay, **kw): return dict(params=[p for p in params if which(p)], weight_decay=decay, **kw)
+    matrix, vector = (lambda p: p.dim() >= 2), (lambda p: p.dim() < 2)
+    if settings.optimizer == 'soap':
+        ends = {model.embedding.weight, *model.unembedding.parameters()}
+        groups = [group(lambda p: matrix(p) and p not in ends), group(vector, 0.), group(lambda p: matrix(p) and p in ends, rows=False, max_precond_dim=model.config.dim)]
+        return SOAP(groups, lr=settings.learning_rate, process=world()[0], processes=world()[1])
+    return torch.optim.AdamW([group(matrix), group(vector, 0.)], lr=settings.learning_rate, betas=(.9, .95), fused=True)
+
 
 # %% ../nbs/11_train.ipynb #0f9bee60
 def flops_per_byte(

@@ -59,10 +59,11 @@ def test_the_published_algorithm(shape, reference):
             torch.testing.assert_close(s[basis].T @ s[basis], torch.eye(len(D), dtype=W.dtype))
     assert distance(ours, naive(W, gradients, first, reference=reference)) < 1e-5
 
-@pytest.mark.parametrize('shape,limit,sides', [((12, 5), 8, (False, True)), ((5, 12), 8, (True, False)), ((9, 9), 8, (False, False))])
-def test_one_sided_beyond_max_precond_dim(shape, limit, sides):
+@pytest.mark.parametrize('shape,settings,sides', [((12, 5), dict(max_precond_dim=8), (False, True)), ((5, 12), dict(max_precond_dim=8), (True, False)), ((9, 9), dict(max_precond_dim=8), (False, False)),
+                                                  ((5, 12), dict(rows=False), (False, True)), ((12, 5), dict(rows=False), (False, True))])
+def test_one_sided(shape, settings, sides):
     W, gradients = problem(shape)
-    ours, s = follow(lambda p: SOAP(p, lr=.01, weight_decay=.1, **WHOLE | dict(max_precond_dim=limit)), W, gradients)
+    ours, s = follow(lambda p: SOAP(p, lr=.01, weight_decay=.1, **WHOLE | settings), W, gradients)
     assert ('QL' in s, 'QR' in s) == sides
     assert distance(ours, naive(W, gradients, [s.get('QL'), s.get('QR')], sides=sides)) < 1e-5
 
@@ -291,9 +292,24 @@ def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
 def test_bases_of_a_covariance_with_many_empty_rows_are_finite():
     from pico.data import Corpus, batch
     from pico.model import Pico, PicoConfig
-    from pico.train import TrainConfig, backward, make_optimizer
+    from pico.train import backward
     text = Corpus.from_bytes([f'Story {i}: Mia has {i} cats. '.encode() for i in range(300)])       # few byte values: most rows of the embedding have no gradient
     torch.manual_seed(0); model = Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1, router='all')).train()
-    optimizer = make_optimizer(model, TrainConfig(learning_rate=3e-3, optimizer='soap'))
+    optimizer = SOAP(model.parameters(), lr=3e-3)        # with a basis for the rows, which `pico-train` does not ask for
     for step in range(4): backward(model, [batch(text, step, 4, 64, 4)]); torch.nn.utils.clip_grad_norm_(model.parameters(), 1.); optimizer.step(); optimizer.zero_grad()
     assert all(p.isfinite().all() for p in model.parameters())
+
+@pytest.mark.parametrize('heads', ['linear', 'chained'])
+def test_at_the_ends_of_a_model_only_the_side_of_the_state_has_a_basis(heads):
+    from pico.data import batch, load_corpus
+    from pico.model import Pico, PicoConfig
+    from pico.train import TrainConfig, backward, make_optimizer
+    torch.manual_seed(0); model = Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1, heads=heads, heads_every=4)).train()
+    optimizer = make_optimizer(model, TrainConfig(optimizer='soap'))
+    backward(model, [batch(load_corpus('stories'), 0, 2, 64, 4)]); optimizer.step()
+    for name, p in model.named_parameters():
+        if p.dim() < 2 or min(p.shape) == 1: continue
+        ends = name.startswith(('embedding', 'unembedding'))
+        assert ('QL' in optimizer.state[p], 'QR' in optimizer.state[p]) == ((False, p.shape[1] == 24) if ends else (True, True)), name
+    assert sorted(id(p) for g in optimizer.param_groups for p in g['params']) == sorted(id(p) for p in model.parameters())
+    assert all(g['weight_decay'] == (0. if p.dim() < 2 else TrainConfig().weight_decay) for g in optimizer.param_groups for p in g['params'])
