@@ -317,7 +317,7 @@ class Run:
             if self.average:                                      # what was loaded is the average
                 self.average = [p.detach().clone() for p in self.model.parameters()]
                 self.model.load_state_dict(weights | state['trained'])
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as e: raise InputError(f"{where} does not fit this run ({type(e).__name__}): delete it to use the checkpoint before it") from None
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as e: raise InputError(f"{where} does not fit this run ({type(e).__name__}): go on with the version of Pico that wrote it, or delete it to use the checkpoint before it") from None
 
 class Stop:
     "Set by a signal: finish the step, save, leave. A second Ctrl-C leaves at once."
