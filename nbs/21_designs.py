@@ -228,12 +228,11 @@ def changed(name, **parts): router(name)(type('Tuned', (Changed,), parts | dict(
 @router('gap')
 class Gap(Space):
     "SpaceByte's rule, but no byte goes deep within two bytes of another."
-    memory = 16
     def forward(self, x, values, before, position, train=False):
-        both = torch.cat([before, values], 1); rule = by_space(both[:,1:], both[:,:1]).numpy()
+        rule = by_space(values, before).numpy()
         keep, last = np.zeros_like(rule), np.full(len(rule), -9)
         for t in range(rule.shape[1]): keep[:,t] = rule[:,t] & (t - last >= 3); last[keep[:,t]] = t
-        return Route(torch.from_numpy(keep[:, -values.shape[1]:]))
+        return Route(torch.from_numpy(keep))
 
 @router('wander')
 class Wander(Capped):
@@ -310,7 +309,7 @@ class Mixed(MixtureOfDepths):
         packed, positions, counts = pack(x, route.chosen)
         C = packed.shape[1]; real = torch.arange(C) < counts[:,None]
         own = (Stack.forward(self, packed, None, counts) - packed) * real[...,None]
-        w = torch.ones_like(x[...,:1]) if route.weight is None else route.weight[...,None]
+        w = route.weight[...,None]
         if self.smooth:                                           # what is handed on is mixed, too
             share, c, out = w.gather(1, positions[...,None]), x.new_zeros(B, D), []
             for j in range(C): c = c + share[:,j] * (own[:,j] - c); out.append(c)

@@ -89,7 +89,7 @@ def learner(config, heads, seed, optimizer='adamw'):
     torch.manual_seed(seed)
     models = [Pico(config) for _ in (0, 1)]
     for m in models if heads else []: m.unembedding = Heads(m.unembedding, **heads)
-    return dict(model=models[0].train(), average=models[1].eval(), optimizer=make_optimizer(models[0], TrainConfig(learning_rate=RATE, optimizer=optimizer)), took=[], curve=[])
+    return dict(model=models[0].train(), average=models[1].eval(), optimizer=make_optimizer(models[0], TrainConfig(learning_rate=RATE, optimizer=optimizer)), took=[], stepped=[], curve=[])
 
 def learn(r, x, y, step, rate):
     "One step, with its processor time."
@@ -97,7 +97,8 @@ def learn(r, x, y, step, rate):
     for group in r['optimizer'].param_groups: group['lr'] = rate * min(1, (step + 1) / WARMUP)
     backward(m, [(x, y[...,:m.config.next_tokens])])
     torch.nn.utils.clip_grad_norm_(m.parameters(), 1.)
-    r['optimizer'].step(); r['optimizer'].zero_grad(); m.router_state_step()
+    before = time.thread_time(); r['optimizer'].step(); r['stepped'].append(time.thread_time() - before)
+    r['optimizer'].zero_grad(); m.router_state_step()
     r['took'].append(time.thread_time() - start)
     for mean, t in zip(r['average'].state_dict().values(), m.state_dict().values()): mean.lerp_(t, 9 / (step + 9))
 
@@ -175,19 +176,14 @@ def bases(a, steps=500):
         for way in ('both sides', 'not the bytes', 'the state'):
             r = runs[way] = learner(PicoConfig.preset('nano', router='space', latent_carry='yes', **WAYS['chained32'][0]), None, seed, 'soap')
             m, heads = r['model'], r['model'].unembedding
-            ends = {p for p in (m.embedding.weight, *heads.parameters()) if p.dim() >= 2}
-            bytes_ = {m.embedding.weight, heads.weight, heads.seen.weight, heads.guess.weight}
-            special, settings = {'both sides': ((), {}), 'not the bytes': (bytes_, dict(rows=False)), 'the state': (ends, dict(rows=False, max_precond_dim=m.config.dim))}[way]
+            if way == 'the state': continue                       # that is what `make_optimizer` does
+            tables = {m.embedding.weight, heads.weight, heads.seen.weight, heads.guess.weight} if way == 'not the bytes' else set()
             def group(which, decay=.1, **kw): return dict(params=[p for p in m.parameters() if which(p)], weight_decay=decay, **kw)
-            groups = [group(lambda p: p.dim() >= 2 and p not in special), group(lambda p: p.dim() < 2, 0.), group(lambda p: p in special, **settings)]
-            r['optimizer'], r['stepped'] = SOAP([g for g in groups if g['params']], lr=RATE), []
-            own = r['optimizer'].step
-            def timed(own=own, r=r): start = time.thread_time(); own(); r['stepped'].append(time.thread_time() - start)
-            r['optimizer'].step = timed
+            groups = [group(lambda p: p.dim() >= 2 and p not in tables), group(lambda p: p.dim() < 2, 0.), group(lambda p: p in tables, rows=False)]
+            r['optimizer'] = SOAP([g for g in groups if g['params']], lr=RATE)
         for step in range(steps):
             x, y = batch(data, step, ROWS, LENGTH, N, seed)
-            falling = rate(step, step/steps, WARMUP, 'wsd') / min(1, (step + 1) / WARMUP)          # `learn` warms up by itself
-            for r in runs.values(): learn(r, x, y, step, RATE * falling)
+            for r in runs.values(): learn(r, x, y, step, RATE * rate(step, step/steps, 0, 'wsd'))           # `learn` warms up by itself
         for way, r in runs.items():
             m = r['model'].eval(); m.unembedding.every = 1
             with torch.inference_mode(): heads = sum(m.loss(*batch(held_out, k, ROWS, LENGTH, N, 7)).per_head for k in range(12)) / 12 / math.log(2)

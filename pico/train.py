@@ -124,7 +124,6 @@ def make_optimizer(
         return SOAP(groups, lr=settings.learning_rate, process=world()[0], processes=world()[1])
     return torch.optim.AdamW([group(matrix), group(vector, 0.)], lr=settings.learning_rate, betas=(.9, .95), fused=True)
 
-
 # %% ../nbs/11_train.ipynb #0f9bee60
 def flops_per_byte(
     config:PicoConfig,
