@@ -211,6 +211,23 @@ class TunedUnit(Tuned):
         route.weight = 1 + route.weight - route.weight.detach()
         return route
 
+def by_whitespace(values, before):
+    "True for a space, tab or line break that follows something else."
+    white = lambda v: (v == 32) | (v == 10) | (v == 9)
+    both = white(torch.cat([before, values], 1))
+    return both[:,1:] & ~both[:,:-1]
+
+@router('whitespace')
+class Whitespace(Space):
+    "Deep where white space begins: like SpaceByte's rule, but not at punctuation."
+    def forward(self, x, values, before, position, train=False): return Route(by_whitespace(values, before))
+
+@router('tuned whitespace')
+class TunedWhitespace(Tuned):
+    "The package's router that begins at SpaceByte's rule, but it begins where white space does."
+    def score(self, x, values, before):
+        return TopK.score(self, F.rms_norm(x, x.shape[-1:]), values, before) + torch.where(by_whitespace(values, before), self.rule, -self.rule)
+
 class Changed(Tuned):
     "The package's router that begins at the rule, with parts that can be changed one by one."
     apart, twice, quiet, price = False, False, False, None        # no gradient through the score into the model; weights begin at 1; no auxiliary loss; what depth costs
@@ -368,6 +385,7 @@ DESIGNS = { # name: router, capacity, change of the model, factor of the router'
     'apart': (changed('tuned apart', apart=True), .25, gated), 'twice': (changed('tuned twice', twice=True), .25, gated), 'quiet': (changed('tuned quiet', quiet=True), .25, gated),
     'mixed': ('tuned', .25, mixed()), 'mixed smooth': ('tuned', .25, mixed(smooth=True)), 'mixed price 1': (changed('tuned price', price=1.), .25, mixed()), 'gap 3': ('gap', .25, gated),
     'counted, carry': ('counted', .1875, carrying),
+    'whitespace, gated carry': ('whitespace', .25, gated), 'tuned whitespace, gated carry': ('tuned whitespace', .25, gated),
     'slow router': ('topk', .1875, None, .1), 'fast router': ('topk', .1875, None, 10.),
 }
 
@@ -419,17 +437,17 @@ def main():
     p.add_argument('--corpus', default='stories', choices=('stories', 'english', 'russian', 'python')); p.add_argument('--data', help='folder that holds the corpora')
     p.add_argument('--only', nargs='*', choices=DESIGNS); p.add_argument('--seeds', type=int, nargs='*', default=[0]); p.add_argument('--budget', type=float, default=BUDGET, help='floating-point operations a model')
     p.add_argument('--last', action='store_true', help='score on the held-out text of the grid, by which nothing was chosen')
-    p.add_argument('--optimizer', default='adamw', choices=('adamw', 'soap'))
+    p.add_argument('--optimizer', default='adamw', choices=('adamw', 'soap')); p.add_argument('--part', default='0/1', help='i/n: only every n-th model, from the i-th')
     a = p.parse_args()
     if a.corpus != 'stories' and not a.data: p.error(f'--corpus {a.corpus} needs --data DIR')
     torch.set_num_threads(1)
-    for seed in a.seeds:
-        for design in a.only or DESIGNS:
-            file = RESULTS/f"{a.corpus}-{design.replace(', ', '-').replace(' ', '-').replace('/', 'of')}-{seed}{'' if a.budget == BUDGET else f'-{a.budget/1e12:g}'}{'' if a.optimizer == 'adamw' else '-' + a.optimizer}{'-last' * a.last}.json"
-            if file.exists(): continue
-            result = run(a.corpus, design, seed, a.data, a.budget, a.optimizer, a.last) | dict(last=a.last) | dict(command=command(a, seed), date=date.today().isoformat(), device=f'{platform.machine()} processor, 1 thread', torch=torch.__version__)
-            RESULTS.mkdir(parents=True, exist_ok=True)
-            file.with_suffix('.tmp').write_text(json.dumps(result, indent=1) + '\n'); file.with_suffix('.tmp').rename(file)
-            print(f"{file.stem}: {result['bpb']:.4f} bits per byte, {result['routed']:.1%} routed, {result['steps']} steps", flush=True)
+    i, n = map(int, a.part.split('/'))
+    for seed, design in [(seed, design) for seed in a.seeds for design in a.only or DESIGNS][i::n]:
+        file = RESULTS/f"{a.corpus}-{design.replace(', ', '-').replace(' ', '-').replace('/', 'of')}-{seed}{'' if a.budget == BUDGET else f'-{a.budget/1e12:g}'}{'' if a.optimizer == 'adamw' else '-' + a.optimizer}{'-last' * a.last}.json"
+        if file.exists(): continue
+        result = run(a.corpus, design, seed, a.data, a.budget, a.optimizer, a.last) | dict(last=a.last) | dict(command=command(a, seed), date=date.today().isoformat(), device=f'{platform.machine()} processor, 1 thread', torch=torch.__version__)
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        file.with_suffix('.tmp').write_text(json.dumps(result, indent=1) + '\n'); file.with_suffix('.tmp').rename(file)
+        print(f"{file.stem}: {result['bpb']:.4f} bits per byte, {result['routed']:.1%} routed, {result['steps']} steps", flush=True)
 
 if __name__ == '__main__': main()
