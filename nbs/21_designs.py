@@ -20,7 +20,7 @@ from pico.data import Corpus, batch, load_corpus
 from pico.evaluate import windowed
 from pico.heads import head_weights
 from pico.model import Pico, PicoConfig
-from pico.router import MixtureOfDepths, Route, Router, RunningQuantile, Space, Threshold, TopK, Tuned, below_ceiling, best_of, by_space, carried, pack, router, unpack
+from pico.router import MixtureOfDepths, Route, Router, RunningQuantile, Space, Threshold, TopK, Tuned, below_ceiling, best_of, by_space, carried, pack, router, spacelike, unpack
 from pico.stories import story
 from pico.train import TrainConfig, backward, flops_per_byte, make_optimizer, rate
 
@@ -385,7 +385,7 @@ DESIGNS = { # name: router, capacity, change of the model, factor of the router'
     'apart': (changed('tuned apart', apart=True), .25, gated), 'twice': (changed('tuned twice', twice=True), .25, gated), 'quiet': (changed('tuned quiet', quiet=True), .25, gated),
     'mixed': ('tuned', .25, mixed()), 'mixed smooth': ('tuned', .25, mixed(smooth=True)), 'mixed price 1': (changed('tuned price', price=1.), .25, mixed()), 'gap 3': ('gap', .25, gated),
     'counted, carry': ('counted', .1875, carrying),
-    'whitespace, gated carry': ('whitespace', .25, gated), 'tuned whitespace, gated carry': ('tuned whitespace', .25, gated),
+    'random, gated carry': ('random', .1875, gated), 'whitespace, gated carry': ('whitespace', .25, gated), 'tuned whitespace, gated carry': ('tuned whitespace', .25, gated),
     'slow router': ('topk', .1875, None, .1), 'fast router': ('topk', .1875, None, 10.),
 }
 
@@ -398,8 +398,8 @@ def corpora(name, data, last=False):
     if last: return Corpus.from_bytes([values[:cut].astype('uint8').tobytes()]), load_corpus(file, 'validation')
     return (Corpus.from_bytes(bytes(part.astype('uint8'))) for part in (values[:cut], values[cut:cut + 200_000]))
 
-def run(corpus, design, seed, data, budget=BUDGET, optimizer='adamw', last=False):
-    "Train until the budget is spent, and score."
+def run(corpus, design, seed, data, budget=BUDGET, optimizer='adamw', last=False, deviate=False):
+    "Train until the budget is spent, and score; with `deviate`, score deviations from the router's choice instead."
     kind, capacity, change, factor = DESIGNS[design] + (None, 1.)[len(DESIGNS[design]) - 2:]
     train, held_out = corpora(corpus, data, last)
     config = PicoConfig.preset('nano', router=kind, latent_capacity_factor=capacity)
@@ -426,28 +426,65 @@ def run(corpus, design, seed, data, budget=BUDGET, optimizer='adamw', last=False
         spent += ROWS * LENGTH * flops_per_byte(config, out['routed']) * (1 + (.1 if kind in ('benefit', 'policy') else 0))    # without depth, forward only: a tenth more
         step += 1; trained.append(out['routed'])
     s = windowed(model, held_out, LENGTH, 'causal', 60_000)
+    if deviate: return dict(corpus=corpus, design=design, seed=seed, bpb=s.bpb, routed=s.routed_fraction, deviations=deviations(model.eval(), held_out))
     return dict(corpus=corpus, design=design, seed=seed, optimizer=name, router=kind, capacity=capacity, bpb=s.bpb, routed=s.routed_fraction, trained=statistics.mean(trained[-50:]), steps=step, flops=spent, seconds=time.process_time() - start)
+
+def deviations(model, held_out, share=1/20, draws=4, rows=112):
+    "What it costs or gains, in nats of all the following text, to drop a byte that was chosen or to send another one deep: few at a time, by kind, nothing trained again."
+    values, _ = held_out.read(0, rows * LENGTH + 1)
+    v = torch.from_numpy(values.astype(np.int64)); x, y = v[:-1].view(rows, LENGTH), v[1:].view(rows, LENGTH)
+    latent, before = model.latent, x.new_full((rows, 1), -1)
+    router, flip = latent.router, None
+    def perturbed(*args, own=router.forward, **kw):
+        r = own(*args, **kw)
+        if flip is not None:
+            if r.weight is not None: r.weight = torch.where(flip & ~r.chosen, r.weight[r.chosen].mean(), r.weight)     # what the others weigh
+            r.chosen = r.chosen ^ flip
+        return r
+    def nats():
+        with torch.no_grad():
+            h, route = model.states(x, routing='causal')
+            logits = model.unembedding(h, 1)[:,:,0].float()
+            return F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction='none').view(rows, LENGTH).sum(1), route.chosen
+    router.forward = perturbed
+    base, chosen = nats()
+    s, last = spacelike(x), spacelike(torch.cat([before, x], 1))[:,:-1]
+    kinds = {'dropped': chosen, 'added: after a word': ~chosen & s & ~last, 'added: one more between words': ~chosen & s & last, 'added: first of a word': ~chosen & ~s & last, 'added: inside a word': ~chosen & ~s & ~last}
+    result = {}
+    for name, kind in kinds.items():
+        change, n = torch.zeros(rows), torch.zeros(rows)
+        for i in range(draws):
+            flip = kind & (torch.rand(x.shape, generator=torch.Generator().manual_seed(i)) < share)
+            change += nats()[0] - base; n += flip.sum(1)
+        flip = None
+        if n.sum() < 100: continue
+        each = change.sum() / n.sum()
+        error = ((change - each * n).square().sum().sqrt() / n.sum()).item()         # windows are independent of one another
+        result[name] = dict(nats=each.item(), error=error, n=int(n.sum()))
+    del router.forward
+    return result
 
 def command(a, seed):
     "What to type for one more result like this one."
-    return 'python nbs/21_designs.py' + f' --corpus {a.corpus} --data DIR' * (a.corpus != 'stories') + f' --seeds {seed}' * (seed > 0) + f' --budget {a.budget:g}' * (a.budget != BUDGET) + f' --optimizer {a.optimizer}' * (a.optimizer != 'adamw') + ' --last' * a.last
+    return 'python nbs/21_designs.py' + f' --corpus {a.corpus} --data DIR' * (a.corpus != 'stories') + f' --seeds {seed}' * (seed > 0) + f' --budget {a.budget:g}' * (a.budget != BUDGET) + f' --optimizer {a.optimizer}' * (a.optimizer != 'adamw') + ' --last' * a.last + ' --deviate' * a.deviate
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--corpus', default='stories', choices=('stories', 'english', 'russian', 'python')); p.add_argument('--data', help='folder that holds the corpora')
     p.add_argument('--only', nargs='*', choices=DESIGNS); p.add_argument('--seeds', type=int, nargs='*', default=[0]); p.add_argument('--budget', type=float, default=BUDGET, help='floating-point operations a model')
     p.add_argument('--last', action='store_true', help='score on the held-out text of the grid, by which nothing was chosen')
+    p.add_argument('--deviate', action='store_true', help="what single bytes cost that go another way than the router says")
     p.add_argument('--optimizer', default='adamw', choices=('adamw', 'soap')); p.add_argument('--part', default='0/1', help='i/n: only every n-th model, from the i-th')
     a = p.parse_args()
     if a.corpus != 'stories' and not a.data: p.error(f'--corpus {a.corpus} needs --data DIR')
     torch.set_num_threads(1)
     i, n = map(int, a.part.split('/'))
     for seed, design in [(seed, design) for seed in a.seeds for design in a.only or DESIGNS][i::n]:
-        file = RESULTS/f"{a.corpus}-{design.replace(', ', '-').replace(' ', '-').replace('/', 'of')}-{seed}{'' if a.budget == BUDGET else f'-{a.budget/1e12:g}'}{'' if a.optimizer == 'adamw' else '-' + a.optimizer}{'-last' * a.last}.json"
+        file = (RESULTS.with_name('deviations') if a.deviate else RESULTS)/f"{a.corpus}-{design.replace(', ', '-').replace(' ', '-').replace('/', 'of')}-{seed}{'' if a.budget == BUDGET else f'-{a.budget/1e12:g}'}{'' if a.optimizer == 'adamw' else '-' + a.optimizer}{'-last' * a.last}.json"
         if file.exists(): continue
-        result = run(a.corpus, design, seed, a.data, a.budget, a.optimizer, a.last) | dict(last=a.last) | dict(command=command(a, seed), date=date.today().isoformat(), device=f'{platform.machine()} processor, 1 thread', torch=torch.__version__)
-        RESULTS.mkdir(parents=True, exist_ok=True)
+        result = run(a.corpus, design, seed, a.data, a.budget, a.optimizer, a.last, a.deviate) | dict(last=a.last) | dict(command=command(a, seed), date=date.today().isoformat(), device=f'{platform.machine()} processor, 1 thread', torch=torch.__version__)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.with_suffix('.tmp').write_text(json.dumps(result, indent=1) + '\n'); file.with_suffix('.tmp').rename(file)
-        print(f"{file.stem}: {result['bpb']:.4f} bits per byte, {result['routed']:.1%} routed, {result['steps']} steps", flush=True)
+        print(f"{file.stem}: {result['bpb']:.4f} bits per byte, {result['routed']:.1%} routed", flush=True)
 
 if __name__ == '__main__': main()
