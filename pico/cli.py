@@ -75,7 +75,7 @@ def shape(
 )->PicoConfig:
     "A preset with the router and the byte heads that measured best (chapters 21 and 23), unless others are asked for."
     chained = dict(heads='chained', heads_every=HEADS_EVERY.get(preset, 1)) if given.get('heads', 'chained') == 'chained' else {}
-    router = dict(router='space', latent_carry='yes') if given.get('router', 'space') in ('space', 'tuned') else {}
+    router = dict(router='space', latent_carry='yes') if given.get('router', 'space') in ('space', 'tuned', 'whitespace', 'words') else {}
     return PicoConfig.preset(preset, **chained | router | given)
 
 def what_was_asked(

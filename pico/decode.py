@@ -10,7 +10,7 @@ __all__ = ['ASK', 'array', 'normed', 'Past', 'QuickStack', 'ask_module', 'ask_to
 from collections import deque
 import numpy as np, torch
 from .model import Pico
-from .router import All, Nothing, Space, Stride, TopK, Tuned, spacelike
+from .router import All, Nothing, Space, Stride, TopK, Tuned, Whitespace, Words
 
 # %% ../nbs/11a_decode.ipynb #c543ebef
 def array(t)->np.ndarray: # a tensor on any device
@@ -132,7 +132,7 @@ def ask_topk(router):
     return decide
 
 def ask_space(router):
-    spaces = spacelike(torch.arange(-1, 256)).tolist(); spaces = spaces[1:] + spaces[:1]       # the last entry is for -1, before the text
+    spaces = router.kind(torch.arange(-1, 256)).tolist(); spaces = spaces[1:] + spaces[:1]       # the last entry is for -1, before the text
     return lambda h, rows: ([spaces[v] and not spaces[p] for new, old in rows for p, v in zip([old[-1] if old else -1, *new], new)], None)
 
 def ask_tuned(router):
@@ -147,7 +147,7 @@ def ask_stride(router):
     turns = lambda p: int(p * router.capacity + 1e-9)
     return lambda h, rows: ([turns(t+1) > turns(t) for new, old in rows for t in range(len(old), len(old) + len(new))], None)
 
-ASK = {TopK: ask_topk, Tuned: ask_tuned, Space: ask_space, Stride: ask_stride, All: lambda router: lambda h, rows: ([True]*len(h), None), Nothing: lambda router: lambda h, rows: ([False]*len(h), None)}
+ASK = {TopK: ask_topk, Tuned: ask_tuned, Words: ask_tuned, Space: ask_space, Whitespace: ask_space, Stride: ask_stride, All: lambda router: lambda h, rows: ([True]*len(h), None), Nothing: lambda router: lambda h, rows: ([False]*len(h), None)}
 
 # %% ../nbs/11a_decode.ipynb #8f5253aa
 class Decoder:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROUTERS', 'pack', 'unpack', 'Route', 'Router', 'router', 'All', 'Nothing', 'spacelike', 'by_space', 'Space', 'Stride',
            'Random', 'best_of', 'TopK', 'RunningQuantile', 'below_ceiling', 'Threshold', 'Predictor', 'Tuned',
-           'carried', 'keep_last', 'DepthCache', 'MixtureOfDepths']
+           'whitespace', 'Whitespace', 'Words', 'carried', 'keep_last', 'DepthCache', 'MixtureOfDepths']
 
 # %% ../nbs/05_router.ipynb #cc6518ae
 from dataclasses import dataclass
@@ -112,16 +112,17 @@ def spacelike(
 def by_space(
     values:Tensor, # (B, T) bytes
     before:Tensor, # (B, 1) the byte before them, -1 for none
+    kind=spacelike,# which bytes count as space
 )->Tensor:         # (B, T) bool
     "True for a spacelike byte that follows one which is not."
-    s = spacelike(torch.cat([before, values], 1))                 # (B, 1+T)
+    s = kind(torch.cat([before, values], 1))                      # (B, 1+T)
     return s[:,1:] & ~s[:,:-1]
 
 @router('space')
 class Space(Router):
     "SpaceByte's rule: deep at a spacelike byte that follows one which is not."
-    memory = 1
-    def forward(self, x, values, before, position, train=False): return Route(by_space(values, before))
+    memory, kind = 1, staticmethod(spacelike)
+    def forward(self, x, values, before, position, train=False): return Route(by_space(values, before, self.kind))
 
 # %% ../nbs/05_router.ipynb #2f93e18a
 @router('stride')
@@ -253,19 +254,36 @@ class Predictor(TopK):
 @router('tuned')
 class Tuned(TopK):
     "Begins as SpaceByte's rule and learns to differ: deep when rule plus linear score is above 0, in training up to the budget."
-    memory = 1
+    memory, kind = 1, staticmethod(spacelike)
     def __init__(self, dim:int, capacity:float):
         super().__init__(dim, capacity)
         nn.init.zeros_(self.weight)
         self.rule = nn.Parameter(torch.tensor(3.))
 
     def score(self, x, values, before):
-        return super().score(F.rms_norm(x, x.shape[-1:]), values, before) + torch.where(by_space(values, before), self.rule, -self.rule)
+        return super().score(F.rms_norm(x, x.shape[-1:]), values, before) + torch.where(by_space(values, before, self.kind), self.rule, -self.rule)
 
     def forward(self, x, values, before, position, train=False):
         route = super().forward(x, values, before, position, train)
         if train: route.chosen = route.chosen & (route.logits > 0)
         return route
+
+# %% ../nbs/05_router.ipynb #643dde11
+def whitespace(
+    values:Tensor, # byte values, any shape
+)->Tensor:         # bool, same shape
+    "True for a space, a tab and a line feed."
+    return (values == 32) | (values == 9) | (values == 10)
+
+@router('whitespace')
+class Whitespace(Space):
+    "Deep where white space begins."
+    kind = staticmethod(whitespace)
+
+@router('words')
+class Words(Tuned):
+    "`tuned`, but it begins where white space does, not at SpaceByte's rule."
+    kind = staticmethod(whitespace)
 
 # %% ../nbs/05_router.ipynb #63183213
 def carried(

@@ -101,5 +101,5 @@ def test_heads_are_chained_unless_others_are_asked_for(run, tmp_path, capsys):
 
 def test_the_router_is_the_one_that_measured_best_unless_another_is_asked_for():
     asked = lambda **kw: (c := shape('nano', **kw)) and (c.router, c.latent_carry)
-    assert asked() == ('space', 'yes') and asked(router='tuned') == ('tuned', 'yes') and asked(latent_carry='no') == ('space', 'no')
+    assert asked() == ('space', 'yes') and asked(router='tuned') == ('tuned', 'yes') and all(asked(router=r) == (r, 'yes') for r in ('whitespace', 'words')) and asked(latent_carry='no') == ('space', 'no')
     assert asked(router='topk') == ('topk', 'no') and asked(router='topk', latent_carry='yes') == ('topk', 'yes')
