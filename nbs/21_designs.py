@@ -211,23 +211,6 @@ class TunedUnit(Tuned):
         route.weight = 1 + route.weight - route.weight.detach()
         return route
 
-def by_whitespace(values, before):
-    "True for a space, tab or line break that follows something else."
-    white = lambda v: (v == 32) | (v == 10) | (v == 9)
-    both = white(torch.cat([before, values], 1))
-    return both[:,1:] & ~both[:,:-1]
-
-@router('whitespace')
-class Whitespace(Space):
-    "Deep where white space begins: like SpaceByte's rule, but not at punctuation."
-    def forward(self, x, values, before, position, train=False): return Route(by_whitespace(values, before))
-
-@router('tuned whitespace')
-class TunedWhitespace(Tuned):
-    "The package's router that begins at SpaceByte's rule, but it begins where white space does."
-    def score(self, x, values, before):
-        return TopK.score(self, F.rms_norm(x, x.shape[-1:]), values, before) + torch.where(by_whitespace(values, before), self.rule, -self.rule)
-
 class Changed(Tuned):
     "The package's router that begins at the rule, with parts that can be changed one by one."
     apart, twice, quiet, price = False, False, False, None        # no gradient through the score into the model; weights begin at 1; no auxiliary loss; what depth costs
@@ -385,7 +368,7 @@ DESIGNS = { # name: router, capacity, change of the model, factor of the router'
     'apart': (changed('tuned apart', apart=True), .25, gated), 'twice': (changed('tuned twice', twice=True), .25, gated), 'quiet': (changed('tuned quiet', quiet=True), .25, gated),
     'mixed': ('tuned', .25, mixed()), 'mixed smooth': ('tuned', .25, mixed(smooth=True)), 'mixed price 1': (changed('tuned price', price=1.), .25, mixed()), 'gap 3': ('gap', .25, gated),
     'counted, carry': ('counted', .1875, carrying),
-    'random, gated carry': ('random', .1875, gated), 'whitespace, gated carry': ('whitespace', .25, gated), 'tuned whitespace, gated carry': ('tuned whitespace', .25, gated),
+    'random, gated carry': ('random', .1875, gated), 'whitespace, gated carry': ('whitespace', .25, gated), 'tuned whitespace, gated carry': ('words', .25, gated),
     'slow router': ('topk', .1875, None, .1), 'fast router': ('topk', .1875, None, 10.),
 }
 
