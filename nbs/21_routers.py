@@ -80,7 +80,7 @@ def main():
     p.add_argument('--stage', choices=STAGES, required=True); p.add_argument('--data', help='folder that holds the corpora')
     p.add_argument('--seeds', type=int, default=3); p.add_argument('--part', default='0/1', help='i/n: only every n-th cell, from the i-th')
     a = p.parse_args()
-    if a.stage in ('text', 'more', 'text-capacity', 'more-capacity') and not a.data: p.error(f'--stage {a.stage} needs --data DIR, the folder that holds ' + ', '.join(f for f, _ in CORPORA.values()))
+    if not a.data and any(c in CORPORA for cs,_,_ in STAGES[a.stage] for c in cs): p.error(f'--stage {a.stage} needs --data DIR, the folder that holds ' + ', '.join(f for f, _ in CORPORA.values()))
     torch.set_num_threads(1)                                      # seconds are processor time of one thread
     i, n = map(int, a.part.split('/'))
     commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=RESULTS.parent).stdout.strip()
