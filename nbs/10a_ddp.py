@@ -20,12 +20,19 @@ def sum_gradients(parameters):
         if u and p.grad is None: p.grad = torch.zeros_like(p)
         if u: all_reduce(p.grad)
 
+# written out here, so that these results keep their meaning whatever the presets of the library become
+DESIGN = dict(router='topk', latent_carry='no', heads='linear', heads_every=1)
+
+def config(preset='nano'):
+    "The model that is measured: a shape of the library, the design of its first presets."
+    return PicoConfig.preset(preset, **DESIGN)
+
 def work(rank, folder, preset, rows, length, turns):
     torch.set_num_threads(1)
     dist.init_process_group('gloo', init_method=f'file://{folder}/{preset}', rank=rank, world_size=2)
-    torch.manual_seed(0); model = Pico(PicoConfig.preset(preset)).train(); corpus = load_corpus('stories', limit=900_000)
+    torch.manual_seed(0); model = Pico(config(preset)).train(); corpus = load_corpus('stories', limit=900_000)
     ddp = added(model, model.loss)                                # its hooks belong to this copy; the other two measure an equal one
-    torch.manual_seed(0); plain = Pico(PicoConfig.preset(preset)).train()
+    torch.manual_seed(0); plain = Pico(config(preset)).train()
     def step(kind, i):
         x, y = batch(corpus, i, rows, length, model.config.next_tokens, rank=rank, world_size=2)
         counts = all_reduce((y >= 0).sum((0, 1)))

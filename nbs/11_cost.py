@@ -16,16 +16,23 @@ from pico.data import batch, load_corpus
 from pico.model import Pico, PicoConfig
 from pico.train import Run, TrainConfig, backward, compile_model, make_optimizer, pick_autocast, train
 
+# written out here, so that these results keep their meaning whatever the presets of the library become
+DESIGN = dict(router='topk', latent_carry='no', heads='linear', heads_every=1)
+
+def config(preset='nano'):
+    "The model that is measured: a shape of the library, the design of its first presets."
+    return PicoConfig.preset(preset, **DESIGN)
+
 class Enough(Exception): pass
 
 def turns(preset, rows, length, steps):
     "Alternate real and bare steps; returns the median thread time of each."
-    config, corpus = PicoConfig.preset(preset), load_corpus('stories', limit=900_000)
-    s = TrainConfig(context_len=length, batch_size=rows, max_steps=10**6, checkpoint_interval=10**6, warmup_steps=50)
-    torch.manual_seed(0); model = Pico(config).train(); optimizer = make_optimizer(model, s)
+    shape, corpus = config(preset), load_corpus('stories', limit=900_000)
+    s = TrainConfig(context_len=length, batch_size=rows, max_steps=10**6, checkpoint_interval=10**6, warmup_steps=50, optimizer='adamw')
+    torch.manual_seed(0); model = Pico(shape).train(); optimizer = make_optimizer(model, s)
     def bare(step):
         start = time.thread_time()
-        loss = model.loss(*batch(corpus, step, rows, length, config.next_tokens))
+        loss = model.loss(*batch(corpus, step, rows, length, shape.next_tokens))
         optimizer.zero_grad(); loss.total.backward(); optimizer.step()
         return time.thread_time() - start
     real, plain, agree = [], [], pico.train.agree
@@ -37,7 +44,7 @@ def turns(preset, rows, length, steps):
         return agree(numbers)
     between.last, pico.train.agree = None, between
     try:
-        with tempfile.TemporaryDirectory() as d: train(Path(d)/'run', corpus, config, s, None)
+        with tempfile.TemporaryDirectory() as d: train(Path(d)/'run', corpus, shape, s, None)
     except Enough: pass
     finally: pico.train.agree = agree
     middle = lambda v: statistics.median(v[3:])
@@ -45,12 +52,12 @@ def turns(preset, rows, length, steps):
 
 def stall(rows, length):
     "A step of `10m`, and what a save takes from the training thread."
-    config, corpus = PicoConfig.preset('10m'), load_corpus('stories', limit=900_000)
-    s = TrainConfig(context_len=length, batch_size=rows); torch.manual_seed(0)
-    model = Pico(config).train(); optimizer = make_optimizer(model, s)
+    shape, corpus = config('10m'), load_corpus('stories', limit=900_000)
+    s = TrainConfig(context_len=length, batch_size=rows, optimizer='adamw'); torch.manual_seed(0)
+    model = Pico(shape).train(); optimizer = make_optimizer(model, s)
     def step(i):
         start, wall = time.thread_time(), time.perf_counter()
-        model.loss(*batch(corpus, i, rows, length, config.next_tokens)).total.backward(); optimizer.step(); optimizer.zero_grad()
+        model.loss(*batch(corpus, i, rows, length, shape.next_tokens)).total.backward(); optimizer.step(); optimizer.zero_grad()
         return time.thread_time() - start, time.perf_counter() - wall
     with tempfile.TemporaryDirectory() as d:
         d = Path(d); (d/'metrics.jsonl').touch(); run = Run(d, model, optimizer, s, corpus)
@@ -64,15 +71,15 @@ def stall(rows, length):
 
 def speed(preset, rows, length, steps):
     "Plain float32, bfloat16 autocast and torch.compile take turns on equal models; how many times as long as plain, the middle of all steps."
-    config, corpus = PicoConfig.preset(preset), load_corpus('stories', limit=900_000)
+    shape, corpus = config(preset), load_corpus('stories', limit=900_000)
     models, casts, took, first = {}, {}, {}, {}
     for way in ('float32', 'bfloat16', 'compiled'):
-        torch.manual_seed(0); models[way] = m = Pico(config).train(); casts[way], took[way] = pick_autocast('bfloat16' if way == 'bfloat16' else 'float32', torch.device('cpu')), []
+        torch.manual_seed(0); models[way] = m = Pico(shape).train(); casts[way], took[way] = pick_autocast('bfloat16' if way == 'bfloat16' else 'float32', torch.device('cpu')), []
         start = time.perf_counter()
         if way == 'compiled': compile_model(m, 'yes', torch.arange(rows*length).view(rows, length) % 256)
         first[way] = time.perf_counter() - start
     for i in range(steps):
-        x, y = batch(corpus, i, rows, length, config.next_tokens)
+        x, y = batch(corpus, i, rows, length, shape.next_tokens)
         for way, m in models.items():
             start = time.thread_time(); backward(m, [(x, y)], autocast=casts[way]); took[way].append(time.thread_time() - start)
             m.zero_grad()

@@ -382,12 +382,19 @@ def corpora(name, data, last=False):
     if last: return Corpus.from_bytes([values[:cut].astype('uint8').tobytes()]), load_corpus(file, 'validation')
     return (Corpus.from_bytes(bytes(part.astype('uint8'))) for part in (values[:cut], values[cut:cut + 200_000]))
 
+# written out here, so that these results keep their meaning whatever the presets of the library become
+DESIGN = dict(router='topk', latent_carry='no', heads='linear', heads_every=1)
+
+def config(router, capacity):
+    "The model that is measured, with a router and its share of the bytes."
+    return PicoConfig.preset('nano', **DESIGN | dict(router=router, latent_capacity_factor=capacity))
+
 def run(corpus, design, seed, data, budget=BUDGET, optimizer='adamw', last=False, deviate=False):
     "Train until the budget is spent, and score; with `deviate`, score deviations from the router's choice instead."
     kind, capacity, change, factor = DESIGNS[design] + (None, 1.)[len(DESIGNS[design]) - 2:]
     train, held_out = corpora(corpus, data, last)
-    config = PicoConfig.preset('nano', router=kind, latent_capacity_factor=capacity)
-    torch.manual_seed(seed); model = Pico(config)
+    torch.manual_seed(seed)
+    model = Pico(config(kind, capacity))
     if change: change(model)
     if hasattr(model.latent.router, 'learn'): model.latent.router.learn(train.read(0, min(train.size, 8_000_000))[0])
     model.train()
@@ -402,12 +409,12 @@ def run(corpus, design, seed, data, budget=BUDGET, optimizer='adamw', last=False
         optimizer.param_groups[-1]['lr'] = lr * factor            # 1 unless the router has a group of its own
         if hasattr(model.latent.router, 'course'):
             a, b = model.latent.router.course; model.latent.router.capacity = capacity * (a + (b - a) * min(1., spent / budget))
-        x, y = batch(train, step, ROWS, LENGTH, config.next_tokens, seed)
+        x, y = batch(train, step, ROWS, LENGTH, model.config.next_tokens, seed)
         out = backward(model, [(x, y)])
         if kind in ('benefit', 'policy'): benefit_loss(model, x, y).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.)
         optimizer.step(); optimizer.zero_grad(); model.router_state_step()
-        spent += ROWS * LENGTH * flops_per_byte(config, out['routed']) * (1 + (.1 if kind in ('benefit', 'policy') else 0))    # without depth, forward only: a tenth more
+        spent += ROWS * LENGTH * flops_per_byte(model.config, out['routed']) * (1 + (.1 if kind in ('benefit', 'policy') else 0))    # without depth, forward only: a tenth more
         step += 1; trained.append(out['routed'])
     s = windowed(model, held_out, LENGTH, 'causal', 60_000)
     if deviate: return dict(corpus=corpus, design=design, seed=seed, bpb=s.bpb, routed=s.routed_fraction, deviations=deviations(model.eval(), held_out))

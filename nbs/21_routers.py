@@ -45,23 +45,30 @@ def corpora(name, data):
     file, source = Path(data)/CORPORA[name][0], CORPORA[name][1]
     return load_corpus(str(file), 'train'), load_corpus(str(file), 'validation'), dict(source=source, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
 
+# written out here, so that these results keep their meaning whatever the presets of the library become
+DESIGN = dict(router='topk', latent_carry='no', heads='linear', heads_every=1)
+
+def config(router, capacity):
+    "The model that is measured, with a router and its share of the bytes."
+    return PicoConfig.preset('nano', **DESIGN | dict(router=router, latent_capacity_factor=capacity))
+
 def run(corpus, router, capacity, seed, data, steps=STEPS):
     "Train one model at a constant learning rate; score a running average of its weights, so that every point of the curve is a finished model."
     train, held_out, source = corpora(corpus, data)
-    config = PicoConfig.preset('nano', router=router, latent_capacity_factor=capacity)
+    shape = config(router, capacity)
     torch.manual_seed(seed)
-    model, average = Pico(config).train(), Pico(config).eval()
-    optimizer = make_optimizer(model, TrainConfig(learning_rate=RATE))
+    model, average = Pico(shape).train(), Pico(shape).eval()
+    optimizer = make_optimizer(model, TrainConfig(learning_rate=RATE, optimizer='adamw'))
     own, mean = ([t for t in m.state_dict().values()] for m in (model, average))
     curve, took, used, flops, seconds = [], [], [], 0., 0.
     for step in range(steps):
         start = time.process_time()
         for group in optimizer.param_groups: group['lr'] = RATE * min(1, (step + 1) / WARMUP)
-        out = backward(model, [batch(train, step, ROWS, LENGTH, config.next_tokens, seed)])
+        out = backward(model, [batch(train, step, ROWS, LENGTH, shape.next_tokens, seed)])
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
         optimizer.step(); optimizer.zero_grad(); model.router_state_step()
         took.append(time.process_time() - start); used.append(out['routed'])
-        flops += ROWS * LENGTH * flops_per_byte(config, out['routed'])
+        flops += ROWS * LENGTH * flops_per_byte(shape, out['routed'])
         for m, t in zip(mean, own): m.lerp_(t, 9 / (step + 9))    # the last tenth or so of all steps; at step 0 a copy
         if (step + 1) % EACH == 0:
             score = bits_per_byte(average, held_out, max_bytes=20_000)

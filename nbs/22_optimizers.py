@@ -62,19 +62,26 @@ def corpora(name, stage, data):
         train, held_out = (Corpus.from_bytes([bytes(part.astype('uint8'))]) for part in (values[:end], values[end:]))
     return train, held_out, dict(source='War and Peace, English, public domain', sha256=hashlib.sha256(file.read_bytes()).hexdigest())
 
+# written out here, so that these results keep their meaning whatever the presets of the library become
+DESIGN = dict(router='topk', latent_carry='no', heads='linear', heads_every=1)
+
+def config(preset='nano'):
+    "The model that is measured: a shape of the library, the design of its first presets."
+    return PicoConfig.preset(preset, **DESIGN)
+
 def run(stage, corpus, name, lr, seed, data, steps=STEPS):
     "Train one model: warm-up, then a constant rate; score a running average of its weights, so that every point of the curve is a finished model."
     train, held_out, source = corpora(corpus, stage, data)
-    config = PicoConfig.preset('nano')
+    shape = config('nano')
     torch.manual_seed(seed)
-    model, average = Pico(config).train(), Pico(config).eval()
+    model, average = Pico(shape).train(), Pico(shape).eval()
     params = list(model.parameters()); optimizer = make(name, params, lr)
     own, mean = ([t for t in m.state_dict().values()] for m in (model, average))
     losses, curve, learned, stepped = [], [], [], []
     for step in range(steps):
         for group in optimizer.param_groups: group['lr'] = lr * min(1, (step + 1) / WARMUP)
         start = time.process_time()
-        out = backward(model, [batch(train, step, ROWS, LENGTH, config.next_tokens, seed)])
+        out = backward(model, [batch(train, step, ROWS, LENGTH, shape.next_tokens, seed)])
         torch.nn.utils.clip_grad_norm_(params, 1.)
         middle = time.process_time()
         optimizer.step()
@@ -111,7 +118,7 @@ def cells(a):
 def speed(preset, public, heavy=False):
     "Processor time of an optimizer step, all optimizers in turn in one process, on the parameters of a preset and random gradients."
     torch.manual_seed(0)
-    model = Pico(PicoConfig.preset(preset)).train(); shapes = [p.shape for p in model.parameters()]
+    model = Pico(config(preset)).train(); shapes = [p.shape for p in model.parameters()]
     makers = {'AdamW, fused': lambda p: torch.optim.AdamW(p, fused=True), 'Muon and AdamW, float32': lambda p: Muon(p, 1e-3), 'SOAP': SOAP, 'SOAP, refreshes together': lambda p: SOAP(p, spread=False), 'SOAP, cut at 128': lambda p: SOAP(p, block=128),
               'SOAP, nothing cut, one-sided above 1024': lambda p: SOAP(p, block=None), 'SOAP, one-sided': lambda p: SOAP(p, block=None, max_precond_dim=model.config.dim)}
     if public: spec = importlib.util.spec_from_file_location('public_soap', public); m = importlib.util.module_from_spec(spec); spec.loader.exec_module(m); makers['public reference'] = m.SOAP

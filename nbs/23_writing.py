@@ -77,17 +77,24 @@ WAYS = { # name: (changes to the configuration, changes to the heads)
     'chained':   (dict(next_tokens=N, heads='chained', heads_every=8), None),
     'chained16': (dict(next_tokens=N, heads='chained', heads_every=16), None),
     'chained32': (dict(next_tokens=N, heads='chained', heads_every=32), None),
-    'trunk, 4': (dict(next_tokens=4), None),                                        # the preset `nano` as it stands
+    'trunk, 4': (dict(next_tokens=4), None),                                        # the preset `nano` as it was
     'chained16, 4': (dict(next_tokens=4, heads='chained', heads_every=16), None),
     'chained32, 4': (dict(next_tokens=4, heads='chained', heads_every=32), None),
 }
 COSTS = 'one', 'trunk', 'late', 'detached', 'sparse', 'chained', 'chained32'
 STEPS, EACH, ROWS, LENGTH, RATE, WARMUP = 300, 50, 4, 512, 8e-3, 40
 
-def learner(config, heads, seed, optimizer='adamw'):
+# written out here, so that these results keep their meaning whatever the presets of the library become
+DESIGN = dict(router='topk', latent_carry='no', heads='linear', heads_every=1)
+
+def config(preset, changes):
+    "A shape of the library with the design of its first presets and some changes."
+    return PicoConfig.preset(preset, **DESIGN | changes)
+
+def learner(shape, heads, seed, optimizer='adamw'):
     "A model, a running average of its weights, an optimizer, and what is noted about them."
     torch.manual_seed(seed)
-    models = [Pico(config) for _ in (0, 1)]
+    models = [Pico(shape) for _ in (0, 1)]
     for m in models if heads else []: m.unembedding = Heads(m.unembedding, **heads)
     return dict(model=models[0].train(), average=models[1].eval(), optimizer=make_optimizer(models[0], TrainConfig(learning_rate=RATE, optimizer=optimizer)), took=[], stepped=[], curve=[])
 
@@ -115,7 +122,7 @@ def cost(a):
     for corpus in a.corpora:
         if (RESULTS/f'cost-{corpus}-{a.seed}.json').exists(): continue
         data, held_out = text(corpus, a.data, 'train'), text(corpus, a.data, 'validation')
-        runs = {way: learner(PicoConfig.preset('nano', **WAYS[way][0]), WAYS[way][1], a.seed) for way in a.ways or COSTS}
+        runs = {way: learner(config('nano', WAYS[way][0]), WAYS[way][1], a.seed) for way in a.ways or COSTS}
         for step in range(STEPS):
             x, y = batch(data, step, ROWS, LENGTH, N, a.seed)
             for way, r in runs.items():
@@ -139,7 +146,7 @@ def equal(a):
         name = f'equal-{shape}-{a.seed}'
         if (a.only and shape not in a.only) or (RESULTS/f'{name}.json').exists(): continue
         data, held_out = text('stories', a.data, 'train'), text('stories', a.data, 'validation')
-        runs = {way: learner(PicoConfig.preset(preset, **changes, **WAYS[way][0]), WAYS[way][1], a.seed, optimizer) for way in names}
+        runs = {way: learner(config(preset, changes | WAYS[way][0]), WAYS[way][1], a.seed, optimizer) for way in names}
         while any(len(r['curve']) < POINTS for r in runs.values()):
             way, r = min(((w, r) for w, r in runs.items() if len(r['curve']) < POINTS), key=lambda v: sum(v[1]['took']))
             learn(r, *batch(data, len(r['took']), ROWS, LENGTH, N, a.seed), len(r['took']), rate)
@@ -154,7 +161,7 @@ def seconds(a):
     for preset, changes in (('nano', {}), ('xs', dict(dim=144))):
         for optimizer, steps in (('adamw', 12), ('soap', 21)):
             ways = {'one': dict(next_tokens=1), 'linear': dict(next_tokens=N)} | {f'chained {e}': dict(next_tokens=N, heads='chained', heads_every=e) for e in (1, 8, 16, 32)}
-            models = {w: Pico(PicoConfig.preset(preset, **changes, **c)).train() for w, c in ways.items()}
+            models = {w: Pico(config(preset, changes | c)).train() for w, c in ways.items()}
             optimizers, took = {w: make_optimizer(m, TrainConfig(optimizer=optimizer)) for w, m in models.items()}, {w: [] for w in models}
             data = load_corpus('stories', 'train')
             for step in range(steps):
@@ -174,7 +181,7 @@ def bases(a, steps=500):
     for seed in (0, 1):
         runs = {}
         for way in ('both sides', 'not the bytes', 'the state'):
-            r = runs[way] = learner(PicoConfig.preset('nano', router='space', latent_carry='yes', **WAYS['chained32'][0]), None, seed, 'soap')
+            r = runs[way] = learner(config('nano', dict(router='space', latent_carry='yes') | WAYS['chained32'][0]), None, seed, 'soap')
             m, heads = r['model'], r['model'].unembedding
             if way == 'the state': continue                       # that is what `make_optimizer` does
             tables = {m.embedding.weight, heads.weight, heads.seen.weight, heads.guess.weight} if way == 'not the bytes' else set()
@@ -206,8 +213,8 @@ def models(a):
     "Models with eight chained heads."
     for name, (corpus, preset, changes, steps, rate) in MODELS.items():
         if a.only and name not in a.only: continue
-        settings = TrainConfig(context_len=512, batch_size=4, learning_rate=rate, warmup_steps=50, max_steps=steps, validation_interval=500, validation_bytes=20_000, checkpoint_interval=250, keep=1)
-        train(RUNS/name, text(corpus, a.data, 'train'), PicoConfig.preset(preset, **dict(next_tokens=N, heads='chained', heads_every=8) | changes), settings, text(corpus, a.data, 'validation'))
+        settings = TrainConfig(context_len=512, batch_size=4, optimizer='adamw', learning_rate=rate, warmup_steps=50, max_steps=steps, validation_interval=500, validation_bytes=20_000, checkpoint_interval=250, keep=1)
+        train(RUNS/name, text(corpus, a.data, 'train'), config(preset, dict(next_tokens=N, heads='chained', heads_every=8) | changes), settings, text(corpus, a.data, 'validation'))
 
 def tune(a):
     "Go on with the chained heads alone: the model is frozen, they learn from every third byte of causal states."

@@ -1,0 +1,31 @@
+"""Scripts write their designs out, so that committed results keep their meaning: what they build is compared with
+`fixtures/designs.json`, which holds the configurations of commit 7511483, when presets were shapes alone."""
+import ast, importlib.util, json
+from pathlib import Path
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BEFORE = json.loads((ROOT/'tests'/'fixtures'/'designs.json').read_text())
+SCRIPTS = [name for name in BEFORE if name[0].isdigit()]
+
+def module(name):
+    spec = importlib.util.spec_from_file_location('script_' + name, ROOT/'nbs'/f'{name}.py')
+    m = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(m)
+    return m
+
+@pytest.mark.parametrize('name', SCRIPTS)
+def test_a_script_builds_what_it_built(name):
+    build = module(name).config
+    for asked, fields in BEFORE[name].items():
+        built = build(*ast.literal_eval(asked)).to_dict()
+        assert {k: built[k] for k in fields} == fields, asked
+
+def calls(tree, name): # of a function or method, wherever it stands
+    return [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, 'attr', getattr(n.func, 'id', '')) == name]
+
+@pytest.mark.parametrize('script', sorted((ROOT/'nbs').glob('*.py')), ids=lambda p: p.stem)
+def test_scripts_lean_on_no_default(script):
+    tree = ast.parse(script.read_text())
+    for call in calls(tree, 'preset'): assert any(k.arg is None for k in call.keywords), f'line {call.lineno}: the design is missing'
+    for call in calls(tree, 'TrainConfig'): assert 'optimizer' in [k.arg for k in call.keywords], f'line {call.lineno}: the optimizer is missing'
