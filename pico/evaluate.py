@@ -53,7 +53,7 @@ def read_through(model:Pico, corpus:Corpus, S:int, chunk:int, latent:bool):
 
 def _costs(logp, nexts):
     "Bits that each next byte costs, float64; there may be one fewer of them than distributions."
-    return -logp[:len(nexts)].gather(1, nexts[:,None])[:,0].double().cpu().numpy()
+    return -logp[:len(nexts)].gather(1, nexts[:,None])[:,0].cpu().double().numpy()
 
 # %% ../nbs/08_evaluate.ipynb #496b64a7
 @dataclass

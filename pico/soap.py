@@ -38,10 +38,12 @@ def eigenbasis(
     cov:Tensor, # (n, d, d) symmetric
 )->Tensor:      # (n, d, d) its eigenvectors as columns, largest eigenvalue first
     "The exact basis, for the beginning; where eigenvalues are zero, the completion that a QR chooses."
-    values, Q = torch.linalg.eigh(cov.double())                   # in float32 LAPACK returned nan for a covariance with many empty rows
+    # in float32 LAPACK returned nan for a covariance with many empty rows; mps has no float64
+    wide = cov.double() if cov.device.type != 'mps' else cov.cpu().double()
+    values, Q = torch.linalg.eigh(wide)
     values, Q = values.flip(-1), Q.flip(-1)
     known = values > 1000 * torch.finfo(cov.dtype).eps * values[:, :1]
-    return torch.linalg.qr((Q * known[:, None]).to(cov.dtype))[0]
+    return torch.linalg.qr((Q * known[:, None]).to(cov.dtype).to(cov.device))[0]
 
 # %% ../nbs/09_soap.ipynb #1d518da3
 def refreshed(

@@ -2,7 +2,8 @@
 import json, os, subprocess, sys
 from pathlib import Path
 import pytest
-from pico.cli import eval_command, generate_command, shape, train_command
+from pico.cli import eval_command, generate_command, train_command
+from pico.model import PicoConfig
 
 TINY = ['--preset', 'nano', '--dim', '24', '--latent_num_blocks', '1', '--batch_size', '2', '--context_len', '64', '--validation_bytes', '300']
 
@@ -100,6 +101,6 @@ def test_heads_are_chained_unless_others_are_asked_for(run, tmp_path, capsys):
     refused(capsys, train_command, run, '--heads', 'linear', words='contradicts')
 
 def test_the_router_is_the_one_that_measured_best_unless_another_is_asked_for():
-    asked = lambda **kw: (c := shape('nano', **kw)) and (c.router, c.latent_carry)
+    asked = lambda **kw: (c := PicoConfig.preset('nano', **kw)) and (c.router, c.latent_carry)
     assert asked() == ('space', 'yes') and asked(router='tuned') == ('tuned', 'yes') and all(asked(router=r) == (r, 'yes') for r in ('whitespace', 'words')) and asked(latent_carry='no') == ('space', 'no')
     assert asked(router='topk') == ('topk', 'no') and asked(router='topk', latent_carry='yes') == ('topk', 'yes')

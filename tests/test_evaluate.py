@@ -13,7 +13,8 @@ fast = settings(deadline=None, derandomize=True, max_examples=20)
 def make(router='topk', marks='bytes', seed=0, **kw):
     "A small model in float64 whose router is undecided, so that some bytes go deep and others do not."
     torch.manual_seed(seed)
-    m = Pico(PicoConfig.preset('nano', dim=12, latent_num_blocks=1, next_tokens=2, fb_att_window_size=5, latent_att_window_size=4, router=router, marks=marks, **kw)).double().eval()
+    m = Pico(PicoConfig.preset('nano', dim=12, latent_num_blocks=1, next_tokens=2, fb_att_window_size=5, latent_att_window_size=4, router=router, marks=marks,
+                               **dict(latent_carry='no', heads='linear', heads_every=1) | kw)).double().eval()
     with torch.no_grad():
         for p in m.parameters(): p.mul_(1.5)
     return m
@@ -197,7 +198,7 @@ def test_recall_gives_nothing_for_a_tie():
 
 class Pairs(torch.nn.Module):
     "After some bytes it is sure of the next one; otherwise it has no idea."
-    def __init__(self, **after): super().__init__(); self.embedding, self.config, self.after = torch.nn.Embedding(1, 1), PicoConfig.preset('nano'), after
+    def __init__(self, **after): super().__init__(); self.embedding, self.config, self.after = torch.nn.Embedding(1, 1), PicoConfig.preset('nano', router='topk', latent_carry='no', heads='linear', heads_every=1), after
     def new_cache(self, rows, max_rollback=0): return self
     def rollback(self, n): pass
     def forward(self, x, **kw):

@@ -7,7 +7,7 @@ from pico.model import Pico, PicoConfig
 from pico.train import backward
 
 KINDS = [('linear', 1), ('linear', 8), ('chained', 1), ('chained', 8)]
-def make(heads, every, **kw): torch.manual_seed(0); return Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1, next_tokens=5, heads=heads, heads_every=every, **kw)).double().train()
+def make(heads, every, **kw): torch.manual_seed(0); return Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1, next_tokens=5, heads=heads, heads_every=every, **dict(router='topk', latent_carry='no') | kw)).double().train()
 
 @pytest.mark.parametrize('heads,every', KINDS)
 def test_micro_steps_and_ranks_add_up(heads, every):

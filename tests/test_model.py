@@ -8,6 +8,8 @@ from pico.data import InputError
 from pico.model import Pico, PicoConfig
 from pico.router import ROUTERS
 
+TOPK = dict(router='topk', latent_carry='no', heads='linear', heads_every=1)
+
 fast = settings(deadline=None, derandomize=True, max_examples=25)
 
 @st.composite
@@ -39,7 +41,7 @@ def test_causal(config, seed, data):
     assert torch.equal(a.routed[:,:t], b.routed[:,:t])
 
 def test_topk_in_training_is_the_one_exception():
-    m, x = make(PicoConfig.preset('nano', dim=24)), text(0, 1, 40)
+    m, x = make(PicoConfig.preset('nano', dim=24, **TOPK)), text(0, 1, 40)
     moved = 0
     for v in range(64):
         z = x.clone(); z[0,30] = v
@@ -83,7 +85,7 @@ def test_float32_agrees_but_for_counted_near_ties():
     "Invariant 2 in float32: 1e-4, except after a router score that lay within 1e-4 of its threshold; such cases are counted."
     ties = 0
     for seed in range(12):
-        m, x = make(PicoConfig.preset('nano', dim=48), seed).float(), text(seed, 1, 200)
+        m, x = make(PicoConfig.preset('nano', dim=48, **TOPK), seed).float(), text(seed, 1, 200)
         whole, cache = m(x), m.new_cache(1)
         parts = torch.cat([m(x[:,t:t+1], cache=cache).logits for t in range(200)], 1)
         far = (whole.logits - parts).abs().amax((0,2,3)) > 1e-4
@@ -133,7 +135,7 @@ SHAPES = dict(xs=dict(), xs372=dict(dim=372, latent_num_blocks=8, fb_att_window_
 @pytest.mark.parametrize('shape', SHAPES)
 @pytest.mark.parametrize('routing', ['causal', 'train'])
 def test_original_checkpoint_and_independent_computation(shape, routing, tmp_path):
-    c = PicoConfig.preset('xs', **SHAPES[shape])
+    c = PicoConfig.preset('xs', **TOPK | SHAPES[shape])
     d, D, H, G = tmp_path/'m', c.dim, c.att_q_heads, c.att_kv_heads; K = D // H
     g = torch.Generator().manual_seed(1); rand = lambda *s: torch.randn(*s, generator=g, dtype=torch.double) / (s[-1]**.5 if len(s) > 1 else 5)
     w = {'embedding.weight': rand(256, D)*4, 'unembedding.weight': rand(256*c.next_tokens, D), 'unembedding.bias': rand(256*c.next_tokens), 'norm.weight': 1+rand(D), 'latent.router.weight': rand(1, D)}
@@ -157,7 +159,7 @@ def test_original_checkpoint_and_independent_computation(shape, routing, tmp_pat
 
 def test_from_original_names_what_is_missing(tmp_path):
     with pytest.raises(InputError, match='model.json'): Pico.from_original(tmp_path, run='r')
-    (tmp_path/'model.json').write_text(json.dumps({k: v for k,v in PicoConfig.preset('xs').to_dict().items() if k not in ('router', 'marks')}))
+    (tmp_path/'model.json').write_text(json.dumps({k: v for k,v in PicoConfig.preset('original').to_dict().items() if k not in ('router', 'marks')}))
     with pytest.raises(InputError, match='NNNNNNNN'): Pico.from_original(tmp_path, run='r')
 
 # --- loss, configuration, files -------------------------------------------------------------------------------------------
@@ -177,7 +179,7 @@ def test_loss_equals_plain_cross_entropy_of_the_logits(config, seed):
     elif out.router_logits is None: torch.testing.assert_close(loss.total, lm, rtol=1e-6, atol=1e-7)
 
 def test_every_parameter_gets_a_gradient():
-    m = make(PicoConfig.preset('nano', dim=24)).train(); x = text(0, 2, 64)
+    m = make(PicoConfig.preset('nano', dim=24, **TOPK)).train(); x = text(0, 2, 64)
     m.loss(x[:,:-4], x.unfold(1, 5, 1)[...,1:]).total.backward()
     for n,p in m.named_parameters(): assert p.grad is not None and p.grad.abs().sum() > 0, n
 

@@ -294,7 +294,7 @@ def test_bases_of_a_covariance_with_many_empty_rows_are_finite():
     from pico.model import Pico, PicoConfig
     from pico.train import backward
     text = Corpus.from_bytes([f'Story {i}: Mia has {i} cats. '.encode() for i in range(300)])       # few byte values: most rows of the embedding have no gradient
-    torch.manual_seed(0); model = Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1, router='all')).train()
+    torch.manual_seed(0); model = Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1, router='all', latent_carry='no', heads='linear', heads_every=1)).train()
     optimizer = SOAP(model.parameters(), lr=3e-3)        # with a basis for the rows, which `pico-train` does not ask for
     for step in range(4): backward(model, [batch(text, step, 4, 64, 4)]); torch.nn.utils.clip_grad_norm_(model.parameters(), 1.); optimizer.step(); optimizer.zero_grad()
     assert all(p.isfinite().all() for p in model.parameters())
@@ -304,7 +304,7 @@ def test_at_the_ends_of_a_model_only_the_side_of_the_state_has_a_basis(heads):
     from pico.data import batch, load_corpus
     from pico.model import Pico, PicoConfig
     from pico.train import TrainConfig, backward, make_optimizer
-    torch.manual_seed(0); model = Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1, heads=heads, heads_every=4)).train()
+    torch.manual_seed(0); model = Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1, router='topk', latent_carry='no', heads=heads, heads_every=4)).train()
     optimizer = make_optimizer(model, TrainConfig(optimizer='soap'))
     backward(model, [batch(load_corpus('stories'), 0, 2, 64, 4)]); optimizer.step()
     for name, p in model.named_parameters():

@@ -9,7 +9,7 @@ from pico.model import Pico, PicoConfig
 from pico.router import ROUTERS
 from pico.train import OPTIMIZERS, Progress, TrainConfig, backward, read_metrics, span, train
 
-CONFIG = PicoConfig.preset('nano', dim=24, latent_num_blocks=1)
+CONFIG = PicoConfig.preset('nano', dim=24, latent_num_blocks=1, router='topk', latent_carry='no', heads='linear', heads_every=1)
 TEXT = Corpus.from_bytes([f'Story {i}: Mia has {i} cats. '.encode() for i in range(300)])
 SET = TrainConfig(context_len=64, batch_size=4, learning_rate=3e-3, warmup_steps=2, checkpoint_interval=3, validation_interval=4, validation_bytes=300, max_steps=8)
 
@@ -200,7 +200,7 @@ def test_a_stopped_run_saves_and_says_how_to_go_on(tmp_path, number):
     processes.until(lambda: m.exists() and len(m.read_text().splitlines()) > 5)
     os.kill(pid, number); assert processes.wait(pid) == 0
     err = (tmp_path/'err').read_text()
-    assert f'go on with: pico-train {tmp_path}/a' in err and 'parameters' in err and 'MFLOP per byte' in err and 'bytes per step' in err and 'to go' in err
+    assert f'go on with: pico-train {tmp_path}/a' in err and 'parameters' in err and 'MFLOP per byte' in err and 'bytes per step' in err and 'a step takes about' in err
     step, = all_steps(tmp_path/'a/checkpoints'); assert step == read_metrics(tmp_path/'a')[-1]['step']
     Pico.from_pretrained(tmp_path/'a')
 
