@@ -472,7 +472,7 @@ def outlook(
     lines = [f"{name}: {run.model.num_parameters():,} parameters, {flops_per_byte(config)/1e6:.1f} MFLOP per byte, {per_step:,} bytes per step, "
              + (f'{steps:,} steps' if steps < math.inf else f'{s.max_minutes:g} minutes')
              + (f', {processes} processes' if processes > 1 else '') + going_on,
-             f'about {memory/1e9:.1f} GB of memory; a step takes about {brief(step)}, all of them about {span(left)}']
+             f'about {memory/1e9:.1f} GB of memory; a step takes about {brief(step)}, all of them about {brief(left)}']
     if left > 3600: lines.append('for a model in ten minutes, train into another directory with: --preset nano --max_minutes 10')
     return lines
 

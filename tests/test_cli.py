@@ -1,9 +1,11 @@
 "The commands as a user meets them: one line and status 2 for a mistake, nothing lost."
-import json, os, subprocess, sys
+import dataclasses, json, os, subprocess, sys
 from pathlib import Path
-import pytest
+import pytest, torch
 from pico.cli import eval_command, generate_command, train_command
-from pico.model import PicoConfig
+from pico.model import Pico, PicoConfig
+from pico.router import ROUTERS
+from pico.train import TrainConfig
 
 TINY = ['--preset', 'nano', '--dim', '24', '--latent_num_blocks', '1', '--batch_size', '2', '--context_len', '64', '--validation_bytes', '300']
 
@@ -31,7 +33,7 @@ def test_run_directory(run):
     assert {'config.json', 'model.safetensors', 'train.json', 'metrics.jsonl', 'checkpoints', 'loss.png'} <= {p.name for p in run.iterdir()}
     assert [json.loads(l)['step'] for l in (run/'metrics.jsonl').read_text().splitlines()] == [1, 2, 3, 4]
 
-@pytest.mark.parametrize('args, words', [(['nothing.txt'], 'nothing.txt'), (['stories', '--preset', 'huge'], 'nano, xs, 10m'), (['stories', '--wings', '2'], 'wings'),
+@pytest.mark.parametrize('args, words', [(['nothing.txt'], 'nothing.txt'), (['stories', '--preset', 'huge'], 'nano, xs, 10m, original'), (['stories', '--wings', '2'], 'wings'),
     (['stories', '--att_q_heads', '4', '--att_kv_heads', '3'], 'att_kv_heads=3'), (['stories', '--learning_rate', 'fast'], 'fast'), (['stories', '--optimizer', 'magic'], 'magic'),
     (['stories', '--batch_size', '0'], 'batch_size=0'), (['stories', '--device', 'abacus'], 'abacus')])
 def test_bad_arguments(tmp_path, capsys, args, words):
@@ -104,3 +106,72 @@ def test_the_router_is_the_one_that_measured_best_unless_another_is_asked_for():
     asked = lambda **kw: (c := PicoConfig.preset('nano', **kw)) and (c.router, c.latent_carry)
     assert asked() == ('space', 'yes') and asked(router='tuned') == ('tuned', 'yes') and all(asked(router=r) == (r, 'yes') for r in ('whitespace', 'words')) and asked(latent_carry='no') == ('space', 'no')
     assert asked(router='topk') == ('topk', 'no') and asked(router='topk', latent_carry='yes') == ('topk', 'yes')
+
+def script(name): return Path(sys.executable).parent/name
+
+@pytest.mark.parametrize('start', [[script('pico-train')], [script('pico-eval')], [script('pico-generate')], [sys.executable, '-m', 'pico'],
+                                   [sys.executable, '-m', 'pico.cli'], [sys.executable, '-m', 'pico', 'train']], ids=lambda a: ' '.join(map(str, a[-2:])).split('/')[-1])
+def test_version_and_help(start):
+    import pico
+    run = lambda flag: subprocess.run([*start, flag], capture_output=True, text=True, timeout=120)
+    assert run('--version').stdout == f'pico {pico.__version__}\n'
+    help = run('--help')
+    assert help.returncode == 0 and 'examples:' in help.stdout and not help.stderr
+
+def test_help_names_every_field_with_its_default_and_choices(capsys):
+    assert call(train_command, '--help') == 0
+    text = ' '.join(capsys.readouterr().out.split())
+    for cls in (PicoConfig, TrainConfig):
+        for f in dataclasses.fields(cls): assert f'--{f.name} ' in text, f.name
+    assert text.count('(default: ') >= len(dataclasses.fields(PicoConfig)) + len(dataclasses.fields(TrainConfig))
+    for group in ('data:', 'model:', 'training:', 'running:'): assert group in text
+    assert '{' + ','.join(ROUTERS) + '}' in text and '(default: 6144; nano: 512)' in text and '(default: soap)' in text
+
+@pytest.mark.parametrize('device', ['xpu', 'meta', 'gpu', 'cuda:99'] + ['mps'] * (not torch.backends.mps.is_available()))
+def test_a_device_that_is_not_there_is_named(run, tmp_path, capsys, device):
+    for f, args in ((train_command, [tmp_path/'new', 'stories', *TINY]), (eval_command, [run]), (generate_command, [run])):
+        refused(capsys, f, *args, '--device', device, words=f'device={device!r}')
+    assert not (tmp_path/'new').exists()
+
+@pytest.mark.parametrize('prompt', ['-- see well-known bug', '- item', '---', '-5', '--max_bytes', '--no-latent'])
+def test_a_value_is_never_altered(run, capsys, prompt):
+    assert call(generate_command, run, '--prompt', prompt, '--max-bytes', 3, '--mark', '') == 0
+    assert capsys.readouterr().out.startswith(prompt)
+
+def test_own_text_takes_the_small_preset_and_says_what_will_happen(tmp_path, capsys):
+    text = tmp_path/'my text.txt'
+    text.write_text('The quick brown fox jumps over it. ' * 400)
+    assert call(train_command, tmp_path/'r', text, '--max_steps', 1, '--validation_bytes', 300) == 0
+    out, err = capsys.readouterr()
+    first = err.splitlines()
+    assert first[0] == '12,600 bytes of text to train on, 1,400 held out'
+    assert first[1].startswith('nano: 545,504 parameters') and '2,048 bytes per step' in first[1] and 'GB of memory' in first[2]
+    assert "--prompt 'The quick brown fox'" in out and 'Once upon' not in out
+
+def test_a_long_run_is_told_beforehand(tmp_path, capsys):
+    (tmp_path/'t.txt').write_text('The quick brown fox jumps over it. ' * 4000)
+    out = subprocess.Popen([script('pico-train'), tmp_path/'r', tmp_path/'t.txt', '--max_steps', '10000000'], stderr=subprocess.PIPE, text=True)
+    try: lines = [out.stderr.readline() for _ in range(5)]
+    finally: out.kill()
+    assert '--preset nano --max_minutes 10' in lines[3] and 'step 1,' in lines[4], lines
+
+def test_a_small_step_leaves_no_trace():
+    from pico.train import small_step
+    torch.manual_seed(0)
+    model = Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1, router='threshold')).train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    seconds, kept = small_step(model, torch.arange(64)[None] % 128)
+    assert seconds > 0 and kept > 64 * 24 * 4
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()) and all(p.grad is None for p in model.parameters())
+    assert all(not t.any() for t in model.latent.router.counted())
+
+def test_the_library_takes_what_the_command_takes(tmp_path):
+    (tmp_path/'t.txt').write_text('The quick brown fox jumps over it. ' * 400)
+    from pico.train import as_asked, train
+    config, settings = as_asked(tmp_path/'r', None, None)
+    assert (config, settings) == (PicoConfig.preset('nano'), TrainConfig.preset('nano'))
+    small = dict(validation_bytes=300, max_steps=1)
+    a = train(tmp_path/'a', tmp_path/'t.txt', settings=TrainConfig.preset('nano', **small), progress=False)
+    assert call(train_command, tmp_path/'b', tmp_path/'t.txt', '--max_steps', 1, '--validation_bytes', 300) == 0
+    assert (tmp_path/'a/model.safetensors').read_bytes() == (tmp_path/'b/model.safetensors').read_bytes() and a.config == config
+    train(tmp_path/'a', tmp_path/'t.txt', progress=False)         # a run that is there goes on as it was begun
