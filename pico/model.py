@@ -117,6 +117,7 @@ def read_config(
         if file.stat().st_size > 1_000_000: raise ValueError('too large')
         return PicoConfig.from_dict(json.loads(file.read_text(encoding='utf-8')))
     except InputError as e: raise InputError(f"{file} does not describe a Pico: {e}") from None
+    except OSError as e: raise InputError(f"{file} may not be read ({e.strerror}): ask its owner, or give another directory") from None
     except (ValueError, RecursionError) as e: raise InputError(f"{file} is no readable configuration ({e}): restore it or make the model again") from None
 
 def check_size(
@@ -133,8 +134,11 @@ def read_weights(
 ):
     "Load weights into `model`; every name and shape must fit."
     if not Path(file).is_file(): raise InputError(f"{file} does not exist: the directory holds a configuration but no weights")
-    try: weights = load_file(file)
-    except (SafetensorError, OSError, ValueError) as e: raise InputError(f"{file} is damaged ({e}): restore it or use an earlier checkpoint") from None
+    try:
+        open(file, 'rb').close()                                  # what may not be read is not therefore damaged
+        weights = load_file(file)
+    except OSError as e: raise InputError(f"{file} may not be read ({e.strerror or e}): ask its owner, or give another directory") from None
+    except (SafetensorError, ValueError) as e: raise InputError(f"{file} is damaged ({e}): restore it or use an earlier checkpoint") from None
     own = model.state_dict()
     for k in own.keys() | weights.keys():
         if k not in weights or k not in own: raise InputError(f"{file} {'lacks' if k in own else 'has an unknown'} tensor {k!r}: it belongs to a model of another shape")
@@ -181,8 +185,10 @@ class Files(PyTorchModelHubMixin):
         device:str='cpu',  # 'auto' | 'cpu' | 'cuda' | 'cuda:1' | 'mps'
     ):
         "A model from a directory or from the Hub, in eval mode. Never runs code from it."
-        d = COMES_ALONG if str(model_id) == 'stories' else Path(model_id).expanduser()
-        device = pick_device(device)
+        device, d = pick_device(device), COMES_ALONG
+        if str(model_id) != 'stories':
+            try: d = Path(model_id).expanduser()
+            except RuntimeError: raise InputError(f"{model_id} cannot be found: there is no such user here") from None
         if not d.is_dir():
             try: d = Path(snapshot_download(str(model_id), revision=revision, allow_patterns=['config.json', 'model.safetensors']))
             except Exception as e: raise InputError(f"{str(model_id)!r} is no directory here and could not be loaded from the Hub ({type(e).__name__}): check the name and the network") from None

@@ -175,3 +175,45 @@ def test_the_library_takes_what_the_command_takes(tmp_path):
     assert call(train_command, tmp_path/'b', tmp_path/'t.txt', '--max_steps', 1, '--validation_bytes', 300) == 0
     assert (tmp_path/'a/model.safetensors').read_bytes() == (tmp_path/'b/model.safetensors').read_bytes() and a.config == config
     train(tmp_path/'a', tmp_path/'t.txt', progress=False)         # a run that is there goes on as it was begun
+
+def test_places_where_no_run_can_be(run, capsys):
+    for out in (run/'config.json'/'below', '/proc/pico', 'x' * 300, '~nosuchuser/x'):
+        if str(out).startswith('~'): continue                     # for train that is an ordinary name
+        refused(capsys, train_command, out, 'stories', *TINY, '--max_steps', 1)
+    refused(capsys, generate_command, '~nosuchuser/x', words='no such user')
+
+@pytest.mark.parametrize('name', ['config.json', 'model.safetensors'])
+def test_a_file_that_may_not_be_read_is_not_called_damaged(run, capsys, monkeypatch, name):
+    import builtins, io
+    real = builtins.open
+    def locked(file, *args, **kwargs):
+        if str(file).endswith(f'r/{name}'): raise PermissionError(13, 'Permission denied', str(file))
+        return real(file, *args, **kwargs)
+    monkeypatch.setattr(builtins, 'open', locked)
+    monkeypatch.setattr(io, 'open', locked)                       # what Path.read_text uses
+    capsys.readouterr()
+    assert call(generate_command, run) == 2
+    err = capsys.readouterr().err
+    assert 'may not be read (Permission denied)' in err and 'damaged' not in err and err.count('\n') == 1
+
+def test_a_full_disk_at_the_picture_spoils_no_run(tmp_path, capsys, monkeypatch):
+    import pico.cli
+    def full(*args): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(pico.cli, 'plot_run', full)
+    (tmp_path/'t.txt').write_text('The quick brown fox jumps over it. ' * 100)
+    assert call(train_command, tmp_path/'r', tmp_path/'t.txt', *TINY, '--max_steps', 1) == 0
+    assert 'could not be drawn (No space left on device)' in capsys.readouterr().err
+
+@pytest.mark.skipif(not Path('/dev/full').exists(), reason='needs a device that is always full')
+def test_output_that_cannot_be_written(run):
+    full = lambda end: subprocess.run(f'"{script("pico-generate")}" "{run}" --max_bytes 30 {end}', shell=True, capture_output=True, text=True, timeout=120)
+    for end, words in (('> /dev/full', 'No space left'), ('>&-', 'is closed')):
+        r = full(end)
+        assert r.returncode == 2 and words in r.stderr and r.stderr.count('\n') == 1, r.stderr
+
+@pytest.mark.parametrize('encoding', ['ascii', 'latin-1', 'cp1252'])
+def test_a_terminal_that_cannot_show_everything(run, encoding):
+    env = os.environ | {'PYTHONIOENCODING': encoding}
+    for prompt in ('h\u00e9llo \u4f60', b'broken \xff'):            # the second arrives as a lone surrogate
+        r = subprocess.run([script('pico-generate'), run, '--max_bytes', '20', '--prompt', prompt], env=env, capture_output=True, timeout=120)
+        assert r.returncode == 0 and not r.stderr, r.stderr

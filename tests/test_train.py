@@ -191,7 +191,28 @@ def test_the_second_of_two_processes_is_refused_and_changes_nothing(tmp_path):
     os.kill(pid, signal.SIGTERM); assert processes.wait(pid) == 0
     assert [l['step'] for l in read_metrics(tmp_path/'a')] == list(range(1, len(read_metrics(tmp_path/'a')) + 1))
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_was_ignored_stays_ignored(tmp_path):
+    "As under nohup: the terminal closes and the run goes on to its end."
+    def work():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        train(tmp_path/'a', TEXT, CONFIG, dataclasses.replace(SET, max_steps=30), None, progress=False)
+    pid, m = processes.start(work), tmp_path/'a'/'metrics.jsonl'
+    processes.until(lambda: m.exists() and len(m.read_text().splitlines()) > 3)
+    os.kill(pid, signal.SIGHUP)
+    assert processes.wait(pid) == 0 and len(read_metrics(tmp_path/'a')) == 30
+
+def test_a_terminal_that_is_gone_ends_no_run(tmp_path):
+    "Writing to it fails; the run is finished and saved all the same."
+    class Gone:
+        def write(self, text): raise OSError(5, 'Input/output error')
+        def flush(self): raise OSError(5, 'Input/output error')
+        def isatty(self): return False
+    old, sys.stderr = sys.stderr, Gone()
+    try: train(tmp_path/'a', TEXT, CONFIG, SET, None)
+    finally: sys.stderr = old
+    assert len(read_metrics(tmp_path/'a')) == SET.max_steps
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_stopped_run_saves_and_says_how_to_go_on(tmp_path, number):
     def run():
         sys.stderr = open(tmp_path/'err', 'w', buffering=1)
