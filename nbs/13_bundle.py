@@ -6,7 +6,7 @@
 It has the design and the optimizer of the preset `nano`; its rows hold whole stories and its steps are longer. Scored is a text that
 nothing was chosen by: stories of another seed than those of training and validation.
 """
-import argparse, os, platform, tempfile
+import argparse, html, os, platform, tempfile
 from datetime import date
 from pathlib import Path
 import numpy as np
@@ -104,6 +104,24 @@ def card(model, run, how, scored, asked):
                        floor=floor(scored), off=off.bpb, routed=score.routed_fraction, on_share=on_share, on_error=on_error,
                        facts=facts, chance=chance, off_share=off_share, off_error=off_error, limit=LIMIT, seed=SEED, sample=sample)
 
+def picture(g, file, columns=66, width=11.5, height=30):
+    "Written text as an SVG file: the prompt in grey, routed bytes on orange. Plain ASCII, so that a byte is a character."
+    data, routed = g.prompt + g.bytes, [None]*len(g.prompt) + g.routed
+    shapes, texts, row, start = [], [], 0, 0
+    while start < len(data):
+        stop = min(start + columns, len(data))
+        if stop < len(data): stop = data.rfind(b' ', start, stop + 1) + 1 or stop       # a row ends behind a space
+        for i in range(start, stop):
+            x, y, c = 15 + (i - start)*width, 30 + row*height, chr(data[i])
+            if routed[i]: shapes.append(f'<rect x="{x:.1f}" y="{y-18}" width="{width}" height="24" fill="#ffb74d"/>')
+            if c != ' ': texts.append(f'<text x="{x:.1f}" y="{y}"{grey(routed[i])}>{html.escape(c)}</text>')
+        row, start = row + 1, stop
+    size = f'width="{30 + columns*width:.0f}" height="{24 + row*height}"'
+    body = '\n'.join(['<rect width="100%" height="100%" fill="white"/>', *shapes, *texts])
+    file.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="monospace" font-size="18">\n{body}\n</svg>\n')
+
+def grey(routed): return ' fill="#777"' if routed is None else ''
+
 def bundle(run, out, how=HOW, limit=LIMIT, scored=SCORED, asked=ASKED):
     "Train in `run` until done, then write the model and its card into `out`."
     model = train(run, 'stories', PicoConfig.preset('nano'), TrainConfig.preset('nano', **how), limit=limit)
@@ -112,10 +130,13 @@ def bundle(run, out, how=HOW, limit=LIMIT, scored=SCORED, asked=ASKED):
     new = [story(i, SEED) for i in range(max(scored, asked))]
     (out/'README.md').write_text(card(model, run, how, new[:scored], far(new[:asked])), encoding='utf-8')
     print((out/'README.md').read_text(encoding='utf-8'))
+    picture(generate(model, 'Once upon a time', max_bytes=380), out/'routed.svg')
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser()
     p.add_argument('--smoke', action='store_true')
     if p.parse_args().smoke:
         with tempfile.TemporaryDirectory() as d: bundle(Path(d)/'run', Path(d)/'model', HOW | dict(context_len=128, max_steps=2, validation_bytes=500), 50_000, 2, 2)
-    else: bundle(ROOT/'runs'/'stories', ROOT/'pico'/'models'/'stories')
+    else:
+        bundle(ROOT/'runs'/'stories', ROOT/'pico'/'models'/'stories')
+        (ROOT/'pico'/'models'/'stories'/'routed.svg').replace(ROOT/'nbs'/'images'/'routed.svg')
