@@ -4,10 +4,12 @@ import numpy as np, pytest, torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from pico.data import Corpus, InputError, MARKS, batch, to_text
-from pico.generate import Writing, accept, byte_probabilities, characters, generate, pick, rounds, stream, verify
+from pico import generate as module
+from pico.generate import Noise, Writing, accept, byte_probabilities, characters, choose, generate, pick, rounds, scores, settle, stream, verify
 from pico.model import Pico, PicoConfig
 
 fast = settings(deadline=None, derandomize=True, max_examples=25)
+DESIGN = dict(router='topk', latent_carry='no', heads='linear', heads_every=1)
 
 @pytest.fixture(scope='module')
 def trained():
@@ -15,7 +17,7 @@ def trained():
     torch.manual_seed(0); r = np.random.default_rng(0)
     words = ['kite', 'ball', 'café', 'boat', 'red', 'blue', 'Mia', 'Zoë', 'likes', 'sees', 'the', 'a']
     corpus = Corpus.from_bytes([' '.join(r.choice(words, 12)) + '.' for _ in range(300)])
-    m = Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1, next_tokens=3)).train()
+    m = Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1, next_tokens=3, **DESIGN)).train()
     opt = torch.optim.AdamW(m.parameters(), 1e-2)
     for step in range(80):
         loss = m.loss(*batch(corpus, step, 8, 64, 3)); opt.zero_grad(); loss.total.backward(); opt.step()
@@ -116,7 +118,7 @@ class Table:
     """A two-letter model whose probabilities are quarters and depend on all bytes the cache holds; heads 2 to N are fair coins ('coin'), sure of 1 ('sure'),
     or see the byte before: a coin after 0, sure of 1 after 1 ('chain')."""
     def __init__(self, N, kind):
-        self.config, self.sure = PicoConfig.preset('nano', next_tokens=N, marks='none'), kind == 'sure'
+        self.config, self.sure = PicoConfig.preset('nano', next_tokens=N, marks='none', **DESIGN), kind == 'sure'
         if kind == 'chain': self.unembedding = self
     def drafter(self): return self
     def begin(self, h): pass
@@ -132,33 +134,65 @@ class Table:
     def __call__(self, x, cache, lengths, heads, **kw):
         z = torch.full((*x.shape, heads, 256), -1e4, dtype=torch.float64)
         for b, row in enumerate(x.tolist()):
-            for t, v in enumerate(row):
+            for t, v in enumerate(row if lengths is None else row[:lengths[b]]):
                 self.seen[b].append(v); k = self.quarter(self.seen[b]) / 4
                 z[b,t,0,0], z[b,t,0,1] = math.log(1-k), math.log(k)
         z[:,:,1:,:2] = torch.tensor([-1e3, 0.]) if self.sure else 0
         return type('Out', (), dict(logits=z, routed=x > 0, router_weights=None))
 
 class Script:
-    "Random numbers written down beforehand."
-    def __init__(self, numbers): self.numbers = list(numbers)
-    def random(self, n): out, self.numbers = self.numbers[:n], self.numbers[n:]; return np.array(out + [.5]*(n-len(out)))
+    "Noise written down beforehand: what byte 1 has more than byte 0, by position; afterwards 0."
+    def __init__(self, more): self.more = more
+    def __call__(self, t, n=1):
+        out = np.zeros((n, 256))
+        for k in range(n): out[k,1] = self.more[t+k] if t+k < len(self.more) else 0
+        return out
 
-@pytest.mark.parametrize('N,kind,L,used,least', [(2, 'sure', 2, 5, .3), (2, 'coin', 3, 7, .3), (3, 'sure', 2, 6, .3), (3, 'chain', 2, 6, .4), (3, 'chain', 2, 6, 0), (3, 'chain', 2, 6, .6)])
+@pytest.mark.parametrize('N,kind,L,used,least', [(2, 'sure', 4, 5, .3), (2, 'coin', 4, 5, .3), (3, 'sure', 4, 6, .3), (3, 'chain', 4, 6, .4), (3, 'chain', 4, 6, 0), (3, 'chain', 4, 6, .6)])
 def test_exact_by_counting_every_random_number(N, kind, L, used, least):
-    """All thresholds are quarters, so four values of each random number are all there is: the loop itself is run on every combination.
-    With `least` = 0.4 the chain guesses a second byte after a 1 only, with 0.6 it guesses at all only after a 1."""
-    d, grid, law, model = N-1, [1/8, 3/8, 5/8, 7/8], {}, Table(N, kind)
-    combos = list(itertools.product(grid, repeat=used))
-    for i in range(0, len(combos), 2048):
-        rows = [Writing(0, L) for _ in combos[i:i+2048]]
-        for r, c in zip(rows, combos[i:]): r.rng = Script(c)
-        for _ in rounds(model, [b'\0']*len(rows), rows, 1., None, d, draft='drawn', least=least): pass
-        for r in rows: law[bytes(r.data)] = law.get(bytes(r.data), 0) + 1
+    """All chances are quarters, so four values of each position's noise are all there is: the loop itself is run on every combination, drafts beyond the end included.
+    With `least` = 0.4 the chain guesses a second byte after a 1 only, with 0.6 it guesses at all only after a 1. Each text is the plain one of its noise."""
+    grid, law, model, texts = [math.log(u/(1-u)) for u in (1/8, 3/8, 5/8, 7/8)], {}, Table(N, kind), {}
+    combos, passes = list(itertools.product(grid, repeat=used)), {}
+    for drafts in (0, N-1):
+        for i in range(0, len(combos), 2048):
+            rows = [Writing(0, L) for _ in combos[i:i+2048]]
+            for r, c in zip(rows, combos[i:]): r.noise = Script(c)
+            for _ in rounds(model, [b'\0']*len(rows), rows, 1., None, drafts, draft='drawn', least=least): pass
+            texts.setdefault(drafts, []).extend(bytes(r.data) for r in rows)
+            passes[drafts] = passes.get(drafts, 0) + sum(r.forwards for r in rows)
+    assert texts[0] == texts[N-1] and passes[N-1] < passes[0]
+    for t in texts[N-1]: law[t] = law.get(t, 0) + 1
     for text in itertools.product(range(2), repeat=L):
         p = 1.
         for t, v in enumerate(text):
-            k = Table.quarter([0, *text[:t]]) / 4; p *= k if v else 1-k
+            k = Table.quarter([0, *text[:t]]) / 4
+            p *= k if v else 1-k
         assert law.get(bytes(text), 0) / len(combos) == p
+
+@pytest.mark.parametrize('p', [[[.25, .75], [.5, .5], [.75, .25]], [[1, 0], [.25, .75], [.5, .5]]])
+@pytest.mark.parametrize('q', [[[.5, .5], [.5, .5]], [[0, 1], [.5, .5]], [[.5, .5], [0, 1]]])
+def test_verify_by_counting_every_random_number(p, q):
+    "The rejection rule for two drafts and the byte after them; what a refusal leaves open is drawn plainly."
+    p, q, grid, law = np.array(p), np.array(q), (1/8, 3/8, 5/8, 7/8), {}
+    for u in itertools.product(grid, repeat=5):
+        drafts = [int(pick(q[k], u[k])) for k in (0, 1)]
+        n, new = verify(p, q, drafts, np.array(u[2:]))
+        text = [*drafts[:n], new]
+        for rest in itertools.product(range(2), repeat=3-len(text)):
+            whole = (*text, *rest)
+            law[whole] = law.get(whole, 0) + math.prod(p[k,whole[k]] for k in range(len(text), 3))
+    for text in itertools.product(range(2), repeat=3):
+        assert law.get(text, 0) / 4**5 == pytest.approx(math.prod(p[k,v] for k, v in enumerate(text)), abs=1e-12)
+
+@fast
+@given(st.integers(0, 10**30), st.lists(st.tuples(st.integers(0, 300), st.integers(1, 40)), min_size=1, max_size=12))
+def test_noise_is_a_function_of_seed_and_position(seed, asked):
+    "In whatever order and however many rows are asked for."
+    noise, whole = Noise(seed), Noise(seed)(0, 340)
+    for t, n in asked: assert (noise(t, n) == whole[t:t+n]).all()
+    assert len(np.unique(whole)) == whole.size and abs(whole.mean() - .5772) < .03     # the mean of a Gumbel number
+    assert not np.isin(Noise(seed + 2**32)(0, 340), whole).any()
 
 @fast
 @given(st.integers(2, 6), st.integers(0, 10**6), st.booleans())
@@ -183,25 +217,40 @@ def test_samples_have_the_plain_distribution(trained, chained, heads):
     "Thousands of short texts drawn both ways."
     assert alike(like(trained if heads == 'linear' else chained, router='space').float(), 2500, .8) > .001
 
-def test_the_mistakes_of_the_original_are_noticed(trained, monkeypatch):
-    "A refused byte drawn again from all of p; the temperature multiplied in verifying (p to the power of its square). Each is far outside what the test above allows."
+def test_mistakes_are_noticed(trained, monkeypatch):
+    """A refused byte drawn again with other noise, as the original does; the temperature multiplied in verifying (its second mistake); drafts drawn with the noise
+    of the byte before. The first two are far outside what the test above allows; the third costs only passes, since what is written never depends on a draft."""
     m, t = like(trained, router='space').float(), .6
-    def redrawn(p, q, drafts, u):
-        for i, x in enumerate(drafts):
-            if u[i] * q[i][x] >= p[i,x]: return i, int(pick(p[i], u[-1]))
-        return len(drafts), int(pick(p[-1], u[-1]))
-    def multiplied(p, q, drafts, u):
-        p = p**(t*t)
-        return verify(p / p.sum(-1, keepdims=True), q, drafts, u)
+    other = np.random.default_rng(0)
+    def redrawn(rows, s, temperature, *rest):
+        s, i = s.copy(), 0
+        for r in rows:
+            T = len(r.x)
+            noise = r.noise(len(r.data), T)
+            wrong = next((k for k, v in enumerate(choose(s[i:i+T], noise)[:-1]) if v != r.x[k+1]), None) if T > 1 else None
+            if wrong is not None: s[i+wrong] += other.gumbel(size=256) - noise[wrong]
+            i += T
+        return settle(rows, s, temperature, *rest)
+    def multiplied(rows, s, temperature, *rest):
+        guessed = np.repeat([len(r.x) > 1 for r in rows], [len(r.x) for r in rows])
+        return settle(rows, np.where(guessed[:,None], s*t*t, s), temperature, *rest)
     assert alike(m, 4000, t, 'likely') > .001
     for mistake in (redrawn, multiplied):
-        monkeypatch.setattr('pico.generate.verify', mistake if mistake is redrawn else lambda p, q, drafts, u: mistake(p, q, drafts, u) if len(drafts) else verify(p, q, drafts, u))
+        monkeypatch.setattr(module, 'settle', mistake)
         assert alike(m, 4000, t, 'likely') < 1e-6, mistake
+    monkeypatch.setattr(module, 'settle', settle)
+    kw = dict(temperature=1, seed=list(range(8)), ignore_end=True, lookup=False, speculative=True)
+    right = generate(m, ['Mia']*8, 100, **kw)
+    guess = module.guess
+    monkeypatch.setattr(module, 'guess', lambda ahead, h, last, noise, *how: guess(ahead, h, last, np.roll(noise, 1, 1), *how))
+    shifted = generate(m, ['Mia']*8, 100, **kw)
+    assert [g.bytes for g in shifted] == [g.bytes for g in right]
+    assert sum(g.forwards for g in shifted) > sum(g.forwards for g in right)
 
 class Says:
     "Writes a given text, whatever it reads; its drafts are right (`off` = 0) or wrong."
     def __init__(self, text, N=4, off=0, marks='bytes', fail_at=None):
-        self.config, self.text, self.off, self.fail_at, self.calls = PicoConfig.preset('nano', next_tokens=N, marks=marks), text + b'.'*300, off, fail_at, 0
+        self.config, self.text, self.off, self.fail_at, self.calls = PicoConfig.preset('nano', next_tokens=N, marks=marks, **DESIGN), text + b'.'*300, off, fail_at, 0
     def new_cache(self, rows, max_rollback): self.at = -1; return self
     def rollback(self, n): self.at -= int(n)
     def __call__(self, x, cache, lengths, heads, **kw):
@@ -220,7 +269,7 @@ class Says:
 def test_drafts_always_and_never_right(N, draft):
     text = bytes(range(32, 127))
     for off, forwards in ((0, 1 + -(-63//N) + 1), (1, 65)):
-        g = generate(Says(text, N, off), 'ab', 64, draft=draft)
+        g = generate(Says(text, N, off), 'ab', 64, draft=draft, speculative=True)
         assert g.bytes == text[:64] and g.routed == [b % 2 == 1 for b in g.bytes] and abs(g.forwards - forwards) <= (off == 0)
         assert set(g.accepted[1:-1]) == ({1} if off else {N}) and sum(g.accepted) == 64
     assert generate(Says(text, N), 'ab', 64, speculative=False).forwards == 65
@@ -256,7 +305,7 @@ def test_nothing_is_handed_out_too_early():
     assert got[1][1] < got[2][1] and len({c for _,c in got[2:11]}) == 1
 
 def test_interrupt_keeps_what_was_written():
-    g = generate(Says(b'abcdefghijk', 4, 1, fail_at=6), 'p', 50)
+    g = generate(Says(b'abcdefghijk', 4, 1, fail_at=6), 'p', 50, speculative=True)
     assert g.bytes == b'abcd' and len(g.routed) == 4
     assert generate(Says(b'abc', fail_at=1), 'p', 50).bytes == b''
 
