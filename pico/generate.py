@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['finite', 'byte_probabilities', 'pick', 'Noise', 'scores', 'choose', 'accept', 'verify', 'Step', 'Writing',
-           'characters', 'Generated', 'Reader', 'read_prompts', 'guess', 'Memory', 'settle', 'Guesser', 'rounds',
-           'check_writing', 'begin', 'stream', 'generate']
+           'characters', 'Generated', 'Reader', 'read_prompts', 'guess', 'Memory', 'settle', 'Guesser', 'clock_for',
+           'Pace', 'rounds', 'check_writing', 'begin', 'stream', 'generate']
 
 # %% ../nbs/12_generate.ipynb #39956a38
 import html, math, time
-from collections import deque
 from dataclasses import dataclass, field
 import numpy as np, torch
 from .data import InputError, MARKS, to_bytes, to_text
@@ -297,9 +296,11 @@ def guess(
     last, x, sure = list(last), [[] for _ in range(B)], np.ones(B)
     ahead.begin(h)
     for k in range(d):
-        s = scores(ahead.next(last), temperature or 1, top_p)
+        s = ahead.next(last) / max(temperature or 1, 1e-30)        # a draft need not be exact: no float64
+        if top_p is not None: s = scores(s, 1, top_p)
         new = choose(s, None if draft == 'likely' or temperature == 0 else noise[:,k])
-        sure /= np.add.reduce(np.exp(s), -1)                       # the likeliest byte has score 0
+        s -= np.maximum.reduce(s, -1, keepdims=True)
+        sure /= np.add.reduce(np.exp(s, s), -1)                    # the likeliest byte has e⁰ = 1
         going = (sure >= least).tolist()
         for b in range(B):
             if going[b]: x[b].append(new[b])
@@ -310,17 +311,20 @@ def guess(
 # %% ../nbs/12_generate.ipynb #1f8f7a54
 class Memory:
     "One text and where its last four bytes stood before."
-    def __init__(self): self.text, self.places, self.before = bytearray(), {}, None
+    def __init__(self): self.text, self.last, self.places, self.before = bytearray(), 0, {}, None
 
     def add(self,
         new, # bytes
     ):
         "Append."
+        n, last, places = len(self.text), self.last, self.places
+        self.text += new
         for b in new:
-            self.text.append(b)
-            key, n = bytes(self.text[-4:]), len(self.text)
-            self.before = self.places.get(key)                     # the place after the last time
-            self.places[key] = n
+            n += 1
+            last = (last << 8 | b) & 0xffffffff                    # the last four bytes as one number
+            self.before = places.get(last)                         # the place after the last time
+            places[last] = n
+        self.last = last
 
     def copy(self,
         most:int,    # at most so many bytes
@@ -384,21 +388,107 @@ class Guesser:
             if not r.x or r.cut is not None: continue
             m.add(r.data[self.known[b]:])
             self.known[b] = len(r.data)
+            if m.before is None: continue
             copied = m.copy(self.copies, self.how[-1])
             if copied: found.append((r, copied))
         return found
+
+    def ways(self,
+        found:list, # see `find`
+    )->list:
+        "What a round can do, the most daring last."
+        going = sum(r.cut is None for r in self.rows)
+        if not going: return ['plain']
+        some = ['both'] if self.d and len(found) < going else []
+        return ['plain'] + ['heads']*(self.d > 0) + (['copies'] + some if found else [])
+
+    def prepare(self,
+        way:str,
+    )->bool: # was it made just now?
+        "Make the drafter when the heads are asked for the first time: plain writing needs none."
+        if self.ahead is not None or way not in ('heads', 'both'): return False
+        self.ahead = self.model.unembedding.drafter() if hasattr(self.model, 'unembedding') else Slices()
+        return True
 
     def ask(self,
         h:np.ndarray, # states of the last pass
     ):
         "Let the heads draft for the texts that have no draft."
         rows = [r for r in self.rows if len(r.x) == 1 and r.cut is None]
-        if not rows: return
-        if self.ahead is None:                                     # not before it is needed: plain writing needs none
-            self.ahead = self.model.unembedding.drafter() if hasattr(self.model, 'unembedding') else Slices()
         noise = np.stack([r.noise(len(r.data), self.d) for r in rows])
         drafts = guess(self.ahead, h[[r.at for r in rows]], [r.x[0] for r in rows], noise, *self.how)
         for r, more in zip(rows, drafts): r.x += more
+
+# %% ../nbs/12_generate.ipynb #c0a1e5f1
+def clock_for(
+    model, # anything that writes
+):
+    "Processor time where the passes are made by this very thread, so that other programs do not matter; else the time of day."
+    mine = quick(model) and time.get_clock_info('thread_time').resolution < 1e-5
+    return time.thread_time if mine else time.perf_counter
+
+class Pace:
+    "Takes the way of guessing that writes the most bytes per second here; tries the others again after pauses that double."
+    first, again = 6, 3                                            # rounds of the first trial of a way, and of a later one
+    pause, longest = 16, 1024                                      # rounds of the shortest and longest pause
+    memory = 24                                                    # rounds that a mean looks back
+    def __init__(self,
+        clock=None, # a function that returns seconds; None = the one that suits the model
+    ):
+        self.clock, self.taken = clock, []                         # the way of each round so far
+        self.rest, self.looks = 0, True                            # plain rounds without a look at the clock; are copies looked for meanwhile?
+        self.gained, self.seconds, self.n = {}, {}, {}             # of each way: means, and of how many rounds
+        self.trial, self.due, self.lost = {}, {}, {}               # of each way: rounds left of its trial, when the next may begin, trials lost in a row
+
+    def speed(self, way:str)->float: # bytes per second
+        "What this way has brought in its last rounds."
+        return self.gained[way] / max(self.seconds[way], 1e-9)
+
+    def choose(self,
+        ways:list, # those that are possible in this round
+    )->str:
+        "The way of the next round."
+        now, self.rest, self.looks = len(self.taken), 0, True
+        way = next((w for w in ways if self.trial.setdefault(w, self.first)), None)
+        if way is None:
+            way = max(ways, key=self.speed)
+            self.due[way], self.lost[way] = now + self.pause, 0
+            late = next((w for w in ways if self.due[w] < now), None)
+            if late:                                               # what it brought before counts as much as the new trial
+                way, self.trial[late], self.n[late] = late, self.again, self.again
+            elif way == 'plain':                                   # to look for copies costs time too
+                self.rest, self.looks = 60, max(map(self.speed, self.n)) > 1.25 * self.speed(way)
+        self.taken.append(way)
+        return way
+
+    def resting(self)->bool:
+        "Does plain writing go on without another look at the clock?"
+        if not self.rest: return False
+        self.rest -= 1
+        self.looks = self.looks or not self.rest
+        self.taken.append('plain')
+        return True
+
+    def note(self,
+        gained:int, seconds:float, # bytes, and what they took
+    ):
+        "What the last round brought."
+        way = self.taken[-1]
+        n = self.n[way] = self.n.get(way, 0) + 1
+        if n == 1: self.gained[way], self.seconds[way] = gained, seconds
+        share = 1 / min(n, self.memory)
+        self.gained[way] += share * (gained - self.gained[way])
+        self.seconds[way] += share * (min(seconds, 3*self.seconds[way]) - self.seconds[way])
+        if self.trial[way]:
+            self.trial[way] -= 1
+            if not self.trial[way]: self.wait(way)
+
+    def wait(self, way:str):
+        "After a trial: a pause in which its loss becomes a fiftieth of what is written, and twice that for each trial lost before."
+        best = max(map(self.speed, self.n))
+        loss = self.again * (best * self.seconds[way] - self.gained[way])              # bytes
+        lost = self.lost[way] = self.lost.get(way, -1) + 1
+        self.due[way] = len(self.taken) + min(2**lost * (self.pause + 100*loss), self.longest)
 
 # %% ../nbs/12_generate.ipynb #c0a1e5e2
 def rounds(
@@ -410,28 +500,39 @@ def rounds(
     latent:bool=True, draft:str='drawn', least:float=.3,           # see `guess`
     after:dict={},     # byte -> the byte that must follow it
     copies:int=0,      # how many bytes to copy at most where the text repeats itself
+    pace:Pace=None,    # decides where to guess; None = wherever something can be guessed
 ):
     "Write until every row has ended; yields a `Step` for each byte that is certain."
     back = max(drafts, copies)
     read = Decoder(model, len(rows), back, latent) if quick(model) else Reader(model, len(rows), back, latent, drafts+1)
     guesser = Guesser(model, prompts, rows, drafts, copies, temperature, top_p, draft, least)
     h, z = read_prompts(read, prompts)
-    routed = weight = None
+    routed = weight = start = None
+    guessing = drafts or copies
+    if pace and pace.clock is None: pace.clock = clock_for(model)
     for r, p in zip(rows, prompts): r.x, r.forwards = [p[-1]], 1   # the prompt counts as one pass
     while True:
         back, gained = settle(rows, scores(z, temperature, top_p), temperature, routed, weight, after)
         read.forget(back)
+        if start is not None: pace.note(gained, pace.clock() - start)
         for b, r in enumerate(rows):
             for step in r.ready(): yield Step(*step, row=b)
         live = [r for r in rows if r.x]
         if not live: return
-        for r, copied in guesser.find(): r.x += copied
-        if drafts: guesser.ask(h)
+        start, found = None, []
+        if guessing and (not pace or pace.looks): found = guesser.find()
+        if guessing and (found or not (pace and pace.resting())):
+            start = pace.clock() if pace else None
+            way = pace.choose(guesser.ways(found)) if pace else guesser.ways(found)[-1]
+            if guesser.prepare(way) and pace: start = pace.clock() # made only once, so it is not a part of the price
+            if way in ('copies', 'both'):
+                for r, copied in found: r.x += copied
+            if way in ('heads', 'both'): guesser.ask(h)
         h, z, routed, weight = read.read([r.x for r in rows])
         for r in live: r.forwards += 1
 
 # %% ../nbs/12_generate.ipynb #52cccb4f
-def check_writing(temperature, top_p, max_bytes, draft, prompts, seeds):
+def check_writing(temperature, top_p, max_bytes, speculative, draft, prompts, seeds):
     "Refuses with an `InputError` what cannot be meant."
     number = lambda v: isinstance(v, (int, float, np.number)) and not isinstance(v, bool)
     whole = lambda v: isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v >= 0
@@ -440,6 +541,8 @@ def check_writing(temperature, top_p, max_bytes, draft, prompts, seeds):
     if top_p is not None and (not number(top_p) or not 0 < top_p <= 1):
         raise InputError(f"top_p={top_p!r} should be above 0 and at most 1: leave it out to keep every byte")
     if not whole(max_bytes): raise InputError(f"max_bytes={max_bytes!r} should be a whole number of at least 0")
+    if not isinstance(speculative, (bool, np.bool_, Pace)) and speculative != 'auto':
+        raise InputError(f"speculative={speculative!r} should be 'auto' (guess where that is faster), True (always), False (never), or a `Pace`")
     if draft not in ('likely', 'drawn'): raise InputError(f"draft={draft!r} should be 'likely' or 'drawn'")
     for p in prompts:
         if isinstance(p, (str, bytes, bytearray, memoryview)): continue
@@ -457,7 +560,7 @@ def begin(
     "Check the arguments and start to write."
     texts = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
     seeds = list(seed) if isinstance(seed, (list, tuple)) else [seed]*len(texts)
-    check_writing(temperature, top_p, max_bytes, draft, texts, seeds)
+    check_writing(temperature, top_p, max_bytes, speculative, draft, texts, seeds)
     stops = [] if stop is None else [stop] if isinstance(stop, (str, bytes)) else list(stop)
     opening, closing = MARKS[model.config.marks]
     texts = [to_bytes(p) for p in texts]
@@ -468,13 +571,14 @@ def begin(
     if not rows or max_bytes == 0: return texts, rows, iter(())
     after = {closing[0]: opening[0]} if ignore_end and len(opening) == len(closing) == 1 else {}      # a new document begins
     drafts, copies = (model.config.next_tokens - 1, 15 if lookup else 0) if speculative else (0, 0)
+    pace = Pace() if isinstance(speculative, str) else speculative if isinstance(speculative, Pace) else None
     prompts = [opening + p for p in texts]
-    return texts, rows, rounds(model, prompts, rows, temperature, top_p, drafts, latent, draft, after=after, copies=copies)
+    return texts, rows, rounds(model, prompts, rows, temperature, top_p, drafts, latent, draft, after=after, copies=copies, pace=pace)
 
 def stream(
     model,                # a `Pico`
     prompt,               # str or bytes, or a list of them (`step.row` tells them apart)
-    max_bytes:int=400, temperature:float=.8, top_p:float=None, speculative=True, seed=0, stop=None,
+    max_bytes:int=400, temperature:float=.8, top_p:float=None, speculative='auto', seed=0, stop=None,
     latent:bool=True, draft:str='drawn', lookup:bool=True, ignore_end:bool=False,
 ):
     "The same as `generate`, byte by byte: an iterator of `Step`. Arguments are checked at the call."
@@ -487,7 +591,7 @@ def generate(
     max_bytes:int=400,     # write at most so many bytes
     temperature:float=.8,  # 0 = always the best byte
     top_p:float=None,      # above 0, at most 1: only the likeliest bytes that together reach it
-    speculative=True,      # guess with heads 2 to N and verify: the same bytes in fewer passes
+    speculative='auto',    # guess with heads 2 to N: True = always, False = never, 'auto' = where it is faster, or a `Pace`; the bytes are the same
     seed=0,                # of the noise of every row; a list gives one to each; None = another text every time
     stop=None,             # a str or bytes, or a list of them: the text ends before it
     latent:bool=True,      # False switches the latent blocks off

@@ -1,11 +1,11 @@
 "Writing: speculation changes nothing but the number of passes, batches change nothing at all, and endings are found."
-import io, itertools, math
+import inspect, io, itertools, math, random
 import numpy as np, pytest, torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from pico.data import Corpus, InputError, MARKS, batch, to_text
 from pico import generate as module
-from pico.generate import Noise, Writing, accept, byte_probabilities, characters, choose, generate, pick, rounds, scores, settle, stream, verify
+from pico.generate import Noise, Pace, Writing, accept, byte_probabilities, characters, choose, generate, pick, rounds, scores, settle, stream, verify
 from pico.model import Pico, PicoConfig
 
 fast = settings(deadline=None, derandomize=True, max_examples=25)
@@ -54,6 +54,57 @@ def test_greedy_is_plain_greedy(trained, chained, router, carry, draft, heads):
         assert a.forwards == 61 and sum(a.accepted) == sum(b.accepted) == 60
         if a.router_weights[0] is not None: np.testing.assert_allclose(a.router_weights, b.router_weights, rtol=1e-5)
     assert sum(b.forwards for b in quick) < sum(a.forwards for a in plain)
+
+def ways_to_write(seed):
+    "Plain, forced, by the clock, and by a clock that says anything, so that every way is taken."
+    r = random.Random(seed)
+    return {'plain': False, 'forced': True, 'auto': 'auto', 'any': Pace(clock=lambda: r.random())}
+
+def parted_at_a_tie(m, a, b, seed, temperature):
+    "Where two texts that should be equal part: a routing score or two bytes with less than 1e-4 between them."
+    n = next(i for i, (x, y) in enumerate(zip(a.bytes, b.bytes)) if x != y)
+    flip = next((i for i in range(n) if a.routed[i] != b.routed[i]), None)
+    if flip is not None: return abs(a.router_weights[flip] - .5) < 1e-4
+    with torch.inference_mode(): z = m(torch.tensor([list(b'\xfe' + a.prompt + a.bytes[:n])]), heads=1).logits[0,-1:,0].numpy()
+    best = np.sort(scores(z, temperature) + (Noise(seed)(n) if temperature else 0))[0,-2:]
+    return (best[1] - best[0]) * (temperature or 1) < 1e-4
+
+@pytest.mark.parametrize('temperature', [0, .8, 1])
+@pytest.mark.parametrize('heads, dtype', [('linear', torch.float64), ('chained', torch.float64), ('chained', torch.float32)])
+def test_every_way_writes_the_same_2000_bytes(trained, chained, heads, dtype, temperature):
+    "Alone and in a ragged batch. In float64 exactly; in float32 up to a near tie, of which there are few."
+    m = like(trained if heads == 'linear' else chained, router='topk').to(dtype)
+    prompts, seeds, texts = ['Mia likes', '', 'the red kite. the red'], [5, 6, 5], {}
+    kw = dict(max_bytes=2000, temperature=temperature, ignore_end=True)
+    for name, way in ways_to_write(0).items():
+        texts[name] = generate(m, prompts, seed=seeds, speculative=way, **kw)
+        texts[name + ' alone'] = [generate(m, prompts[0], seed=5, speculative=way, **kw)]
+    parted = 0
+    for name, rows in texts.items():
+        for g, plain, seed in zip(rows, texts['plain'], seeds):
+            assert len(g.bytes) == 2000
+            if g.bytes == plain.bytes and g.routed == plain.routed: continue
+            parted += 1
+            assert dtype == torch.float32 and parted_at_a_tie(m, plain, g, seed, temperature), name
+    assert parted <= 4
+    assert texts['plain'][0].forwards == 2001 > 1.2 * texts['forced'][0].forwards
+    if temperature: assert texts['plain'][0].bytes[:20] != texts['plain'][2].bytes[:20]
+
+@pytest.mark.parametrize('top_p', [None, .8])
+def test_the_torch_reader_writes_the_same_bytes(chained, monkeypatch, top_p):
+    "The model itself in float64 against the quick decoder, alone and in a batch, with and without a cut tail."
+    prompts, kw = ['Mia likes', '', 'the red kite. the red'], dict(max_bytes=120, top_p=top_p, ignore_end=True)
+    quick = generate(chained, prompts, speculative=False, **kw)
+    monkeypatch.setattr(module, 'quick', lambda model: False)
+    for way in ways_to_write(1).values():
+        assert [(g.bytes, g.routed) for g in generate(chained, prompts, speculative=way, **kw)] == [(g.bytes, g.routed) for g in quick]
+        assert generate(chained, prompts[2], speculative=way, **kw).bytes == quick[2].bytes
+
+def test_every_row_has_the_noise_of_its_seed(trained):
+    "One number gives every row the same noise; None gives none of them the same twice."
+    a, b = generate(trained, ['Mia', 'Mia'], 40, seed=3)
+    assert a.bytes == b.bytes == generate(trained, 'Mia', 40, seed=3).bytes
+    assert len({g.bytes for _ in range(2) for g in generate(trained, ['Mia', 'Mia'], 40, temperature=2, seed=None)}) == 4
 
 class Margins:
     "How sure a model was of its best byte, after every byte of a text."
@@ -273,6 +324,60 @@ def test_drafts_always_and_never_right(N, draft):
         assert g.bytes == text[:64] and g.routed == [b % 2 == 1 for b in g.bytes] and abs(g.forwards - forwards) <= (off == 0)
         assert set(g.accepted[1:-1]) == ({1} if off else {N}) and sum(g.accepted) == 64
     assert generate(Says(text, N), 'ab', 64, speculative=False).forwards == 65
+
+class Weather(Says):
+    "Its heads are right or wrong by the position in the text; a pass takes 1 s, and a quarter more for each further byte."
+    def __init__(self, text, wrong, N=4): super().__init__(text, N); self.wrong, self.now = wrong, 0.
+    def clock(self): return self.now
+    def __call__(self, x, **kw):
+        self.now += 1 + .25 * (x.shape[1] - 1)
+        self.off = int(self.wrong(self.at))
+        return super().__call__(x, **kw)
+
+def written_with(m, n, way, **kw):
+    "The pace, the seconds, and for each byte the way of the round that wrote it (None for the first)."
+    pace = Pace(clock=m.clock) if way == 'auto' else way
+    g = generate(m, '', n, temperature=0, lookup=False, speculative=pace, **kw)
+    assert g.bytes == m.text[:n]
+    return m.now, [w for w, k in zip([None, *pace.taken], g.accepted) for _ in range(k)] if way == 'auto' else None
+
+TEXT = bytes(random.Random(0).choices(range(32, 127), k=9000))
+
+def test_drafting_stops_and_starts_again():
+    "Heads that are right for 1,500 bytes, wrong for 3,000, and right again."
+    _, ways = written_with(Weather(TEXT, lambda at: 1500 <= at < 4500), 9000, 'auto')
+    share = lambda a, b: ways[a:b].count('heads') / (b - a)
+    assert share(100, 1500) > .9 and share(1600, 4500) < .05 and share(5700, 9000) > .9
+    assert ways[1500:1600].count('heads') < 60 and 'heads' in ways[1700:4500]        # it stops soon, and goes on trying
+
+def test_no_slower_than_plain_and_nearly_as_fast_as_forced():
+    "Over 2,000 bytes: at most 5% slower than plain writing when no draft ever stands, at least 0.9 of forced drafting when all stand, or two out of three."
+    for wrong in (lambda at: True, lambda at: False, lambda at: at % 3 == 0):
+        seconds = {way: written_with(Weather(TEXT, wrong), 2000, way)[0] for way in (False, True, 'auto')}
+        assert seconds['auto'] <= 1.05 * seconds[False]
+        if seconds[True] < seconds[False]: assert seconds['auto'] <= seconds[True] / .9
+
+def test_copies_and_heads_are_judged_apart():
+    "Heads that are always wrong beside text that repeats itself: copies are kept, heads are not; and the other way round."
+    for repeats, wrong, good, bad in ((True, True, 'copies', 'heads'), (False, False, 'heads', 'copies')):
+        text = TEXT[:40]*60 if repeats else b''.join(b'the end' + TEXT[i:i+9] for i in range(0, 2000, 9))
+        m = Weather(text, lambda at: wrong)
+        pace = Pace(clock=m.clock)
+        generate(m, '', 2000, temperature=0, speculative=pace)
+        assert pace.taken.count(good) > 4 * pace.taken.count(bad), (good, len(pace.taken))
+        assert pace.speed(good) > 1.3 * pace.speed('plain') > pace.speed(bad)
+
+def test_a_pace_knows_from_one_text_to_the_next(trained):
+    "Handed on, it need not try everything again; and it is the default."
+    m = Weather(TEXT, lambda at: True)
+    pace = Pace(clock=m.clock)
+    for _ in range(2):
+        before = len(pace.taken)
+        generate(m, '', 400, temperature=0, lookup=False, speculative=pace)
+    assert pace.taken[before:].count('heads') < 6 <= pace.taken[:before].count('heads')
+    for f in (generate, stream):
+        assert inspect.signature(f).parameters['speculative'].default == 'auto'
+        with pytest.raises(InputError, match="speculative='fast'"): f(trained, 'a', speculative='fast')
 
 @pytest.mark.parametrize('speculative', [False, True])
 @pytest.mark.parametrize('off', [0, 1])
