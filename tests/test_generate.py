@@ -88,7 +88,6 @@ def test_every_way_writes_the_same_2000_bytes(trained, chained, heads, dtype, te
             assert dtype == torch.float32 and parted_at_a_tie(m, plain, g, seed, temperature), name
     assert parted <= 4
     assert texts['plain'][0].forwards == 2001 > 1.2 * texts['forced'][0].forwards
-    if temperature: assert texts['plain'][0].bytes[:20] != texts['plain'][2].bytes[:20]
 
 @pytest.mark.parametrize('top_p', [None, .8])
 def test_the_torch_reader_writes_the_same_bytes(chained, monkeypatch, top_p):
