@@ -11,6 +11,7 @@ __all__ = ['finite', 'byte_probabilities', 'pick', 'Noise', 'scores', 'choose', 
 import html, math, time
 from dataclasses import dataclass, field
 import numpy as np, torch
+from fastcore.basics import patch
 from .data import InputError, MARKS, to_bytes, to_text
 from .heads import Slices
 from .decode import Decoder, quick
@@ -376,7 +377,8 @@ class Guesser:
         copies:int,            # at most so many by copying
         temperature:float, top_p:float, draft:str, least:float, # see `guess`
     ):
-        self.model, self.rows, self.d, self.copies, self.how = model, rows, drafts, copies, (temperature, top_p, draft, least)
+        self.model, self.rows, self.d, self.copies = model, rows, drafts, copies
+        self.how = temperature, top_p, draft, least
         self.ahead, self.memories = None, [Memory() for _ in rows] if copies else []
         for m, text in zip(self.memories, prompts): m.add(text)
         self.known = [0 for _ in rows]                             # written bytes that the memory has
@@ -399,25 +401,33 @@ class Guesser:
         "What a round can do, the most daring last."
         going = sum(r.cut is None for r in self.rows)
         if not going: return ['plain']
-        some = ['both'] if self.d and len(found) < going else []
-        return ['plain'] + ['heads']*(self.d > 0) + (['copies'] + some if found else [])
+        both = ['both'] if self.d and len(found) < going else []
+        return ['plain'] + ['heads']*(self.d > 0) + (['copies'] + both if found else [])
 
-    def prepare(self,
-        way:str,
-    )->bool: # was it made just now?
-        "Make the drafter when the heads are asked for the first time: plain writing needs none."
-        if self.ahead is not None or way not in ('heads', 'both'): return False
-        self.ahead = self.model.unembedding.drafter() if hasattr(self.model, 'unembedding') else Slices()
-        return True
+# %% ../nbs/12_generate.ipynb #c0a1e5e4
+@patch
+def prepare(self:Guesser,
+    way:str, # one of `ways`
+)->bool:     # was it made just now?
+    "Make the drafter when the heads are asked for the first time: plain writing needs none."
+    if self.ahead is not None or way not in ('heads', 'both'): return False
+    self.ahead = self.model.unembedding.drafter() if hasattr(self.model, 'unembedding') else Slices()
+    return True
 
-    def ask(self,
-        h:np.ndarray, # states of the last pass
-    ):
-        "Let the heads draft for the texts that have no draft."
-        rows = [r for r in self.rows if len(r.x) == 1 and r.cut is None]
-        noise = np.stack([r.noise(len(r.data), self.d) for r in rows])
-        drafts = guess(self.ahead, h[[r.at for r in rows]], [r.x[0] for r in rows], noise, *self.how)
-        for r, more in zip(rows, drafts): r.x += more
+@patch
+def draft(self:Guesser,
+    way:str,      # one of `ways`
+    found:list,   # see `find`
+    h:np.ndarray, # states of the last pass
+):
+    "Put guesses behind the last byte of each text."
+    if way in ('copies', 'both'):
+        for r, copied in found: r.x += copied
+    if way not in ('heads', 'both'): return
+    rows = [r for r in self.rows if len(r.x) == 1 and r.cut is None]
+    noise = np.stack([r.noise(len(r.data), self.d) for r in rows])
+    drafts = guess(self.ahead, h[[r.at for r in rows]], [r.x[0] for r in rows], noise, *self.how)
+    for r, more in zip(rows, drafts): r.x += more
 
 # %% ../nbs/12_generate.ipynb #c0a1e5f1
 def clock_for(
@@ -427,6 +437,7 @@ def clock_for(
     mine = quick(model) and time.get_clock_info('thread_time').resolution < 1e-5
     return time.thread_time if mine else time.perf_counter
 
+# %% ../nbs/12_generate.ipynb #c0a1e5f2
 class Pace:
     "Takes the way of guessing that writes the most bytes per second here; tries the others again after pauses that double."
     first, again = 6, 3                                            # rounds of the first trial of a way, and of a later one
@@ -444,31 +455,6 @@ class Pace:
         "What this way has brought in its last rounds."
         return self.gained[way] / max(self.seconds[way], 1e-9)
 
-    def choose(self,
-        ways:list, # those that are possible in this round
-    )->str:
-        "The way of the next round."
-        now, self.rest, self.looks = len(self.taken), 0, True
-        way = next((w for w in ways if self.trial.setdefault(w, self.first)), None)
-        if way is None:
-            way = max(ways, key=self.speed)
-            self.due[way], self.lost[way] = now + self.pause, 0
-            late = next((w for w in ways if self.due[w] < now), None)
-            if late:                                               # what it brought before counts as much as the new trial
-                way, self.trial[late], self.n[late] = late, self.again, self.again
-            elif way == 'plain':                                   # to look for copies costs time too
-                self.rest, self.looks = 60, max(map(self.speed, self.n)) > 1.25 * self.speed(way)
-        self.taken.append(way)
-        return way
-
-    def resting(self)->bool:
-        "Does plain writing go on without another look at the clock?"
-        if not self.rest: return False
-        self.rest -= 1
-        self.looks = self.looks or not self.rest
-        self.taken.append('plain')
-        return True
-
     def note(self,
         gained:int, seconds:float, # bytes, and what they took
     ):
@@ -484,11 +470,39 @@ class Pace:
             if not self.trial[way]: self.wait(way)
 
     def wait(self, way:str):
-        "After a trial: a pause in which its loss becomes a fiftieth of what is written, and twice that for each trial lost before."
+        "After a trial: a pause in which its loss becomes a hundredth of what is written, and twice that for each trial lost before."
         best = max(map(self.speed, self.n))
         loss = self.again * (best * self.seconds[way] - self.gained[way])              # bytes
         lost = self.lost[way] = self.lost.get(way, -1) + 1
         self.due[way] = len(self.taken) + min(2**lost * (self.pause + 100*loss), self.longest)
+
+# %% ../nbs/12_generate.ipynb #c0a1e5f3
+@patch
+def choose(self:Pace,
+    ways:list, # those that are possible in this round
+)->str:
+    "The way of the next round."
+    now, self.rest, self.looks = len(self.taken), 0, True
+    way = next((w for w in ways if self.trial.setdefault(w, self.first)), None)
+    if way is None:
+        way = max(ways, key=self.speed)
+        self.due[way], self.lost[way] = now + self.pause, 0
+        late = next((w for w in ways if self.due[w] < now), None)
+        if late:                                                   # what it brought before counts as much as the new trial
+            way, self.trial[late], self.n[late] = late, self.again, self.again
+        elif way == 'plain':                                       # to look for copies costs time too
+            self.rest, self.looks = 60, max(map(self.speed, self.n)) > 1.25 * self.speed(way)
+    self.taken.append(way)
+    return way
+
+@patch
+def resting(self:Pace)->bool:
+    "Does plain writing go on without another look at the clock?"
+    if not self.rest: return False
+    self.rest -= 1
+    self.looks = self.looks or not self.rest
+    self.taken.append('plain')
+    return True
 
 # %% ../nbs/12_generate.ipynb #c0a1e5e2
 def rounds(
@@ -503,31 +517,28 @@ def rounds(
     pace:Pace=None,    # decides where to guess; None = wherever something can be guessed
 ):
     "Write until every row has ended; yields a `Step` for each byte that is certain."
-    back = max(drafts, copies)
+    guessing = back = max(drafts, copies)
     read = Decoder(model, len(rows), back, latent) if quick(model) else Reader(model, len(rows), back, latent, drafts+1)
     guesser = Guesser(model, prompts, rows, drafts, copies, temperature, top_p, draft, least)
+    if pace and pace.clock is None: pace.clock = clock_for(model)
     h, z = read_prompts(read, prompts)
     routed = weight = start = None
-    guessing = drafts or copies
-    if pace and pace.clock is None: pace.clock = clock_for(model)
     for r, p in zip(rows, prompts): r.x, r.forwards = [p[-1]], 1   # the prompt counts as one pass
     while True:
-        back, gained = settle(rows, scores(z, temperature, top_p), temperature, routed, weight, after)
-        read.forget(back)
-        if start is not None: pace.note(gained, pace.clock() - start)
+        wrong, gained = settle(rows, scores(z, temperature, top_p), temperature, routed, weight, after)
+        read.forget(wrong)
+        if start is not None and gained: pace.note(gained, pace.clock() - start)
         for b, r in enumerate(rows):
             for step in r.ready(): yield Step(*step, row=b)
         live = [r for r in rows if r.x]
         if not live: return
-        start, found = None, []
-        if guessing and (not pace or pace.looks): found = guesser.find()
-        if guessing and (found or not (pace and pace.resting())):
+        start, found = None, guesser.find() if guessing and (not pace or pace.looks) else []
+        if found or guessing and not (pace and pace.resting()):
             start = pace.clock() if pace else None
-            way = pace.choose(guesser.ways(found)) if pace else guesser.ways(found)[-1]
+            ways = guesser.ways(found)
+            way = pace.choose(ways) if pace else ways[-1]
             if guesser.prepare(way) and pace: start = pace.clock() # made only once, so it is not a part of the price
-            if way in ('copies', 'both'):
-                for r, copied in found: r.x += copied
-            if way in ('heads', 'both'): guesser.ask(h)
+            guesser.draft(way, found, h)
         h, z, routed, weight = read.read([r.x for r in rows])
         for r in live: r.forwards += 1
 
