@@ -1,5 +1,6 @@
 "Writing: speculation changes nothing but the number of passes, batches change nothing at all, and endings are found."
-import inspect, io, itertools, math, random
+import inspect, io, itertools, json, math, random, runpy
+from pathlib import Path
 import numpy as np, pytest, torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
@@ -463,3 +464,19 @@ def test_probabilities(seed, temperature, top_p):
 def test_page(trained):
     g = generate(Says(b'<b>&\x00\n'), '<i>', 6)
     assert '&lt;b&gt;&amp;\u2400' in g.html().replace('</span>', '').replace('<span style="background:rgba(255,150,0,0.6);border-radius:2px">', '') and '<i>' not in g.html() and g.html().startswith('<!doctype html>')
+
+def test_the_speed_command_runs(trained, tmp_path):
+    "A few bytes of an untrained model and of a saved one, with what it says about them; mistakes are named."
+    main = runpy.run_path(str(Path(__file__).parents[1]/'nbs'/'12_speed.py'))['main']
+    trained.save_pretrained(tmp_path/'model')
+    (tmp_path/'start.txt').write_text('Mia likes')
+    main([f"mine={tmp_path/'model'}", '--prompt_file', f"mine={tmp_path/'start.txt'}", '--smoke', '--out', str(tmp_path/'auto.json')])
+    result = json.loads((tmp_path/'auto.json').read_text())
+    assert set(result['models']) == {'mine', 'smoke'} and result['models']['mine']['prompt_bytes'] == 9
+    for m in result['models'].values():
+        for r in m['temperatures'].values():
+            assert r['ways']['plain']['ratio'] == 1 and r['ways']['plain']['passes_per_byte'] == 61/60
+            assert min(w['bytes_per_second'] for w in r['ways'].values()) > 0 and abs(sum(r['auto_bytes'].values()) - 1) < 1e-9
+    assert str(tmp_path) not in (tmp_path/'auto.json').read_text()
+    for args, word in (([], 'no model'), (['oops'], 'NAME=DIR'), (['--smoke', '--prompt', 'other=a'], 'other')):
+        with pytest.raises(InputError, match=word): main(args)
