@@ -1,11 +1,12 @@
-"""How fast does it write? Plain, by the clock ('auto', the default of `generate`) and always guessing (forced), taking turns.
+"""How fast does it write? Plain, by the clock ('auto', the default of `generate`) and always guessing, taking turns.
 
     python nbs/12_speed.py stories=DIR xs=DIR --prompt "stories=Once upon a time"
     python nbs/12_speed.py python=DIR --prompt_file python=FILE          # the prompt is what stands in FILE
     python nbs/12_speed.py --smoke --out FILE                            # a few bytes of an untrained model: does it run?
 
-A model's directory is what `pico-train` or `save_pretrained` left. One row, processor time of one thread. In each turn every way
-writes the same text with the same seed, so ratios within a turn are what to look at; the medians go to results/writing/auto.json.
+A model's directory is what `pico-train` or `save_pretrained` left. One row, processor time of one thread. In each turn
+every way writes the same text with the same seed, so ratios within a turn are what to look at; the medians go to
+results/writing/auto.json.
 """
 import argparse, hashlib, json, platform, statistics, subprocess, time
 from collections import Counter
@@ -55,7 +56,8 @@ def compare(model, prompt, n, turns, temperature):
 def show(name, temperature, r):
     ways = '  '.join(f"{w} {v['bytes_per_second']:7,.0f} bytes/s ({v['ratio']:.2f})" for w, v in r['ways'].items())
     taken = ', '.join(f'{w} {s:.0%}' for w, s in r['auto_bytes'].items())
-    print(f"{name:12s} temperature {temperature:<4} {ways}  auto to forced {r['auto_to_forced']:.2f}  auto took {taken}", flush=True)
+    print(f"{name:12s} temperature {temperature:<4} {ways}  auto to forced {r['auto_to_forced']:.2f}", flush=True)
+    print(f"{'':12s} auto took {taken}; {r['texts_that_part']} texts part at a near tie", flush=True)
 
 def pairs(given, what):
     "NAME=VALUE, several times."
@@ -73,7 +75,7 @@ def commit():
 def main(args=None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('models', nargs='*', metavar='NAME=DIR', help='models to measure')
-    p.add_argument('--prompt', action='append', default=[], metavar='NAME=TEXT', help="what a model's texts begin with (default: nothing)")
+    p.add_argument('--prompt', action='append', default=[], metavar='NAME=TEXT', help='how texts begin (default: nothing)')
     p.add_argument('--prompt_file', action='append', default=[], metavar='NAME=FILE', help='the same, read from a file')
     p.add_argument('--bytes', type=int, default=2000, help='length of each text (default: 2000)')
     p.add_argument('--turns', type=int, default=7, help='texts for each way and temperature (default: 7)')
@@ -93,13 +95,14 @@ def main(args=None):
         prompt = prompts.get(name, b'')
         generate(m, prompt, 100, speculative=True)                 # to warm up
         weights = hashlib.sha256(b''.join(t.numpy().tobytes() for _, t in sorted(m.state_dict().items()))).hexdigest()
-        found[name] = dict(parameters=m.num_parameters(), config=m.config.to_dict(), weights_sha256=weights, prompt_bytes=len(prompt),
-                           prompt_sha256=hashlib.sha256(prompt).hexdigest(), temperatures={})
+        found[name] = dict(parameters=m.num_parameters(), config=m.config.to_dict(), weights_sha256=weights,
+                           prompt_bytes=len(prompt), prompt_sha256=hashlib.sha256(prompt).hexdigest(), temperatures={})
         for t in TEMPERATURES:
             found[name]['temperatures'][t] = compare(m, prompt, a.bytes, a.turns, t)
             show(name, t, found[name]['temperatures'][t])
-    result = dict(models=found, bytes=a.bytes, turns=a.turns, command='python nbs/12_speed.py NAME=DIR …', commit=commit(), date=date.today().isoformat(),
-                  device=f'{platform.machine()} processor, 1 thread', torch=torch.__version__, numpy=np.__version__)
+    result = dict(models=found, bytes=a.bytes, turns=a.turns, command='python nbs/12_speed.py NAME=DIR …', commit=commit(),
+                  date=date.today().isoformat(), device=f'{platform.machine()} processor, 1 thread',
+                  torch=torch.__version__, numpy=np.__version__)
     a.out.parent.mkdir(parents=True, exist_ok=True)
     part = a.out.with_suffix('.tmp')
     part.write_text(json.dumps(result, indent=1) + '\n')

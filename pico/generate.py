@@ -22,7 +22,8 @@ def finite(
 )->np.ndarray:      # the same
     "Refuses logits of a broken model with an `InputError`."
     if not math.isfinite(np.add.reduce(top, None)):
-        raise InputError("the model's logits are not finite: its weights are damaged or its training diverged; use an earlier checkpoint")
+        raise InputError("the model's logits are not finite: its weights are damaged or its training diverged; "
+                         "use an earlier checkpoint")
     return top
 
 def byte_probabilities(
@@ -125,9 +126,10 @@ def verify(
     drafts,        # d bytes
     u:np.ndarray,  # (d+1,) uniform in [0, 1)
 )->tuple:          # drafts accepted, 0 to d, and the byte that follows them
-    "One round: how many drafts stand, and the byte after them. Uses one random number for each draft and one for that byte."
+    "One round: how many drafts stand, and the byte after them. One random number for each draft and one for that byte."
     for i,x in enumerate(drafts):
-        if u[i] * q[i][x] >= p[i,x]: return i, int(pick(accept(p[i], q[i], x)[1], u[-1]))     # refused, with probability 1 - p/q
+        if u[i] * q[i][x] < p[i,x]: continue
+        return i, int(pick(accept(p[i], q[i], x)[1], u[-1]))       # refused, with probability 1 - p/q
     return len(drafts), int(pick(p[-1], u[-1]))
 
 # %% ../nbs/12_generate.ipynb #fb030173
@@ -147,10 +149,10 @@ class Writing:
         ends=(),       # byte strings that end the text and do not belong to it
     ):
         self.noise, self.max_bytes, self.ends = Noise(seed), max_bytes, [e for e in ends if e]
-        self.data, self.read = bytearray(), []                     # drawn; (routed, weight) of those that a pass has read
+        self.data, self.read = bytearray(), []                     # drawn; (routed, weight) of those that were read
         self.cut = 0 if max_bytes == 0 else None                   # where the text ends, once that is known
         self.given, self.forwards, self.accepted = 0, 0, []
-        self.x, self.at = [], 0                                    # what the next pass reads; where the last pass kept its last byte
+        self.x, self.at = [], 0                                    # bytes of the next pass; the last kept byte of this one
 
     @property
     def done(self)->bool:
@@ -189,13 +191,17 @@ def characters(
     out, i = [], 0
     while i < len(data):
         part = data[i:i+4]
-        try: c = part.decode()[0]; n = len(c.encode())
+        try:
+            c = part.decode()[0]
+            n = len(c.encode())
         except UnicodeDecodeError as e:
-            if e.start == 0: c, n = '\ufffd', e.end
-            else: c = part[:e.start].decode()[0]; n = len(c.encode())
-        out.append((c, i, i+n)); i += n
+            c = part[:e.start].decode()[:1] or '\ufffd'
+            n = len(c.encode()) if e.start else e.end
+        out.append((c, i, i+n))
+        i += n
     return out
 
+# %% ../nbs/12_generate.ipynb #c0a1e5c1
 @dataclass
 class Generated:
     "What was written, and how."
@@ -228,11 +234,13 @@ class Generated:
         shade = lambda s: f'background:rgba(255,150,0,{.6*s:.2g});border-radius:2px'
         body = ''.join(f'<span style="{shade(s)}">{html.escape(t)}</span>' if s else html.escape(t) for s,t in spans)
         prompt = html.escape(''.join(map(show, to_text(self.prompt))))
-        return f'<div style="white-space:pre-wrap;font-family:monospace;line-height:1.5"><span style="opacity:.5">{prompt}</span>{body}</div>'
+        style = 'white-space:pre-wrap;font-family:monospace;line-height:1.5'
+        return f'<div style="{style}"><span style="opacity:.5">{prompt}</span>{body}</div>'
 
     def html(self)->str:
         "A whole page that shows the text, for a file."
-        return f'<!doctype html>\n<html><head><meta charset="utf-8"><title>Pico</title></head>\n<body>{self._repr_html_()}</body></html>\n'
+        head = '<head><meta charset="utf-8"><title>Pico</title></head>'
+        return f'<!doctype html>\n<html>{head}\n<body>{self._repr_html_()}</body></html>\n'
 
     def __str__(self)->str: return to_text(self.prompt + self.bytes)
 
@@ -254,16 +262,22 @@ class Reader:
         return self.no_gradients(lambda: self.pad(x))
 
     def pad(self, x):
-        n = [len(v) for v in x]; T = max(n); real = np.arange(T) < np.array(n)[:,None]
-        put = lambda a: torch.as_tensor(a, dtype=torch.long, device=self.device)
+        "The pass, on the device."
+        n = [len(v) for v in x]
+        T = max(n)
+        real = np.arange(T) < np.array(n)[:,None]
+        def put(a): return torch.as_tensor(a, dtype=torch.long, device=self.device)
+        def get(t):
+            if t is None: return None
+            return (t if t.dtype in (torch.bool, torch.float64) else t.float()).cpu().numpy()[real]
         args = put([v + [0]*(T-len(v)) for v in x]), self.cache, None if min(n) == T else put(n)
         if hasattr(self.model, 'states'):
             h, route = self.model.states(*args, 'causal', self.latent)
             z, routed, weight = self.model.unembedding(h, 1)[...,0,:], route and route.chosen, route and route.weight
         else:                                                     # its states are the logits of all further heads
-            out = self.model(args[0], cache=args[1], lengths=args[2], routing='causal', latent=self.latent, heads=self.heads)
+            how = dict(routing='causal', latent=self.latent, heads=self.heads)
+            out = self.model(args[0], cache=args[1], lengths=args[2], **how)
             h, z, routed, weight = out.logits[...,1:,:], out.logits[...,0,:], out.routed, out.router_weights
-        get = lambda t: None if t is None else (t if t.dtype in (torch.bool, torch.float64) else t.float()).cpu().numpy()[real]
         return get(h), get(z), [False]*sum(n) if routed is None else get(routed).tolist(), get(weight)
 
     def forget(self,
@@ -272,12 +286,17 @@ class Reader:
         "Takes back the last bytes."
         if any(n): self.no_gradients(lambda: self.cache.rollback(torch.as_tensor(n, device=self.device)))
 
-def read_prompts(read, prompts:list)->tuple: # a reader and bytes for each row; states and logits after the last byte of each
+# %% ../nbs/12_generate.ipynb #c0a1e5c2
+def read_prompts(
+    read,         # a `Decoder` or `Reader`
+    prompts:list, # bytes for each row
+)->tuple:         # states and logits after the last byte of each
     "Reads texts of any lengths, a piece of each at a time."
     longest, chunk, last = max(map(len, prompts)), 256, [None]*len(prompts)
     for start in range(0, longest, chunk):
         part = [list(p[start:start+chunk]) for p in prompts]
-        h, z, *_ = read.read(part); at = np.cumsum([len(v) for v in part]) - 1
+        h, z, *_ = read.read(part)
+        at = np.cumsum([len(v) for v in part]) - 1
         for b, v in enumerate(part):
             if v: last[b] = h[at[b]], z[at[b]]
     return tuple(np.stack(v) for v in zip(*last))
@@ -433,23 +452,24 @@ def draft(self:Guesser,
 def clock_for(
     model, # anything that writes
 ):
-    "Processor time where the passes are made by this very thread, so that other programs do not matter; else the time of day."
+    "Processor time where this very thread makes the passes, so that other programs do not matter; else the clock."
     mine = quick(model) and time.get_clock_info('thread_time').resolution < 1e-5
     return time.thread_time if mine else time.perf_counter
 
 # %% ../nbs/12_generate.ipynb #c0a1e5f2
 class Pace:
-    "Takes the way of guessing that writes the most bytes per second here; tries the others again after pauses that double."
-    first, again = 6, 3                                            # rounds of the first trial of a way, and of a later one
+    "Takes the way of guessing that writes the most bytes per second; tries the others again after pauses that double."
+    first, again = 6, 3                                            # rounds of a way's first trial, and of a later one
     pause, longest = 16, 1024                                      # rounds of the shortest and longest pause
-    memory = 24                                                    # rounds that a mean looks back
+    memory, most = 24, 3                                           # rounds that a mean looks back; one counts as 3 at most
+    stretch, much = 60, 1.25                                       # plain rounds without a look; a speed worth looking for
     def __init__(self,
         clock=None, # a function that returns seconds; None = the one that suits the model
     ):
         self.clock, self.taken = clock, []                         # the way of each round so far
-        self.rest, self.looks = 0, True                            # plain rounds without a look at the clock; are copies looked for meanwhile?
+        self.rest, self.looks = 0, True                            # plain rounds to come without a clock; are copies sought?
         self.gained, self.seconds, self.n = {}, {}, {}             # of each way: means, and of how many rounds
-        self.trial, self.due, self.lost = {}, {}, {}               # of each way: rounds left of its trial, when the next may begin, trials lost in a row
+        self.trial, self.due, self.lost = {}, {}, {}               # rounds left of a trial; start of the next; trials lost
 
     def speed(self, way:str)->float: # bytes per second
         "What this way has brought in its last rounds."
@@ -464,13 +484,13 @@ class Pace:
         if n == 1: self.gained[way], self.seconds[way] = gained, seconds
         share = 1 / min(n, self.memory)
         self.gained[way] += share * (gained - self.gained[way])
-        self.seconds[way] += share * (min(seconds, 3*self.seconds[way]) - self.seconds[way])
+        self.seconds[way] += share * (min(seconds, self.most*self.seconds[way]) - self.seconds[way])
         if self.trial[way]:
             self.trial[way] -= 1
             if not self.trial[way]: self.wait(way)
 
     def wait(self, way:str):
-        "After a trial: a pause in which its loss becomes a hundredth of what is written, and twice that for each trial lost before."
+        "After a trial: a pause that makes its loss a hundredth of the text; twice that for each trial lost before."
         best = max(map(self.speed, self.n))
         loss = self.again * (best * self.seconds[way] - self.gained[way])              # bytes
         lost = self.lost[way] = self.lost.get(way, -1) + 1
@@ -488,10 +508,10 @@ def choose(self:Pace,
         way = max(ways, key=self.speed)
         self.due[way], self.lost[way] = now + self.pause, 0
         late = next((w for w in ways if self.due[w] < now), None)
-        if late:                                                   # what it brought before counts as much as the new trial
+        if late:                                                   # what was before counts as much as the new trial
             way, self.trial[late], self.n[late] = late, self.again, self.again
         elif way == 'plain':                                       # to look for copies costs time too
-            self.rest, self.looks = 60, max(map(self.speed, self.n)) > 1.25 * self.speed(way)
+            self.rest, self.looks = self.stretch, max(map(self.speed, self.n)) > self.much * self.speed(way)
     self.taken.append(way)
     return way
 
@@ -548,26 +568,30 @@ def check_writing(temperature, top_p, max_bytes, speculative, draft, prompts, se
     number = lambda v: isinstance(v, (int, float, np.number)) and not isinstance(v, bool)
     whole = lambda v: isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v >= 0
     if not number(temperature) or not 0 <= temperature < math.inf:
-        raise InputError(f"temperature={temperature!r} should be a number of at least 0: 0 always takes the best byte, 1 follows the model")
+        raise InputError(f"temperature={temperature!r} should be a number of at least 0: "
+                         "0 always takes the best byte, 1 follows the model")
     if top_p is not None and (not number(top_p) or not 0 < top_p <= 1):
         raise InputError(f"top_p={top_p!r} should be above 0 and at most 1: leave it out to keep every byte")
     if not whole(max_bytes): raise InputError(f"max_bytes={max_bytes!r} should be a whole number of at least 0")
     if not isinstance(speculative, (bool, np.bool_, Pace)) and speculative != 'auto':
-        raise InputError(f"speculative={speculative!r} should be 'auto' (guess where that is faster), True (always), False (never), or a `Pace`")
+        raise InputError(f"speculative={speculative!r} should be 'auto' (guess where that is faster), True (always), "
+                         "False (never), or a `Pace`")
     if draft not in ('likely', 'drawn'): raise InputError(f"draft={draft!r} should be 'likely' or 'drawn'")
     for p in prompts:
         if isinstance(p, (str, bytes, bytearray, memoryview)): continue
         raise InputError(f"a prompt is str or bytes, not {type(p).__name__}: for several prompts give a list of them")
     if len(seeds) != len(prompts):
-        raise InputError(f"{len(seeds)} seeds were given for {len(prompts)} prompts: give one number, or one for each prompt")
+        raise InputError(f"{len(seeds)} seeds were given for {len(prompts)} prompts: "
+                         "give one number, or one for each prompt")
     for s in seeds:
         if s is None or whole(s): continue
         raise InputError(f"seed={s!r} should be a whole number of at least 0, or None for another text every time")
 
 # %% ../nbs/12_generate.ipynb #c0a1e5e3
 def begin(
-    model, prompt, max_bytes, temperature, top_p, speculative, seed, stop, latent, draft, lookup, ignore_end, # see `generate`
-)->tuple: # prompts as bytes, a `Writing` for each, an iterator of `Step`
+    model, prompt, max_bytes, temperature, top_p, speculative, seed, stop,
+    latent, draft, lookup, ignore_end, # see `generate`
+)->tuple:                              # prompts as bytes, a `Writing` for each, an iterator of `Step`
     "Check the arguments and start to write."
     texts = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
     seeds = list(seed) if isinstance(seed, (list, tuple)) else [seed]*len(texts)
@@ -576,15 +600,18 @@ def begin(
     opening, closing = MARKS[model.config.marks]
     texts = [to_bytes(p) for p in texts]
     if not opening and not all(texts):
-        raise InputError("this model knows no opening mark (marks='none'), so an empty prompt gives it nothing to read: give at least one byte")
+        raise InputError("this model knows no opening mark (marks='none'), so an empty prompt gives it nothing to read: give "
+                         "at least one byte")
     ends = [*([] if ignore_end else [closing]), *map(to_bytes, stops)]
     rows = [Writing(s, max_bytes, ends) for s in seeds]
     if not rows or max_bytes == 0: return texts, rows, iter(())
-    after = {closing[0]: opening[0]} if ignore_end and len(opening) == len(closing) == 1 else {}      # a new document begins
+    new_document = ignore_end and len(opening) == len(closing) == 1
+    after = {closing[0]: opening[0]} if new_document else {}
     drafts, copies = (model.config.next_tokens - 1, 15 if lookup else 0) if speculative else (0, 0)
-    pace = Pace() if isinstance(speculative, str) else speculative if isinstance(speculative, Pace) else None
-    prompts = [opening + p for p in texts]
-    return texts, rows, rounds(model, prompts, rows, temperature, top_p, drafts, latent, draft, after=after, copies=copies, pace=pace)
+    pace = Pace() if isinstance(speculative, str) else speculative
+    if not isinstance(pace, Pace): pace = None                     # guess everywhere, or nowhere
+    how = dict(latent=latent, draft=draft, after=after, copies=copies, pace=pace)
+    return texts, rows, rounds(model, [opening + p for p in texts], rows, temperature, top_p, drafts, **how)
 
 def stream(
     model,                # a `Pico`
@@ -602,7 +629,7 @@ def generate(
     max_bytes:int=400,     # write at most so many bytes
     temperature:float=.8,  # 0 = always the best byte
     top_p:float=None,      # above 0, at most 1: only the likeliest bytes that together reach it
-    speculative='auto',    # guess with heads 2 to N: True = always, False = never, 'auto' = where it is faster, or a `Pace`; the bytes are the same
+    speculative='auto',    # guess what follows: True, False, 'auto' = where that is faster, or a `Pace`; same bytes
     seed=0,                # of the noise of every row; a list gives one to each; None = another text every time
     stop=None,             # a str or bytes, or a list of them: the text ends before it
     latent:bool=True,      # False switches the latent blocks off
@@ -610,8 +637,9 @@ def generate(
     lookup:bool=True,      # guess also by copying, where the last bytes were written before
     ignore_end:bool=False, # go on past the model's closing mark, with a new document
 )->'Generated':            # or a list of them
-    "Write on from a prompt. Ends at `max_bytes`, at the model's closing mark, before `stop`; an interrupt keeps what was written."
-    texts, rows, written = begin(model, prompt, max_bytes, temperature, top_p, speculative, seed, stop, latent, draft, lookup, ignore_end)
+    "Write on from a prompt, to `max_bytes`, the model's closing mark or `stop`; an interrupt keeps what was written."
+    how = temperature, top_p, speculative, seed, stop, latent, draft, lookup, ignore_end
+    texts, rows, written = begin(model, prompt, max_bytes, *how)
     steps = [[] for _ in rows]
     try:
         for s in written: steps[s.row].append(s)
