@@ -2,7 +2,7 @@
 
     python nbs/12_speed.py stories=DIR xs=DIR --prompt "stories=Once upon a time"
     python nbs/12_speed.py python=DIR --prompt_file python=FILE          # the prompt is what stands in FILE
-    python nbs/12_speed.py --smoke --out FILE                            # a few bytes of an untrained model: does it run?
+    python nbs/12_speed.py --smoke --out FILE                    # a few bytes of an untrained model: does it run?
 
 A model's directory is what `pico-train` or `save_pretrained` left. One row, processor time of one thread. In each turn
 every way writes the same text with the same seed, so ratios within a turn are what to look at; the medians go to
@@ -67,15 +67,17 @@ def pairs(given, what):
 
 def untrained():
     torch.manual_seed(0)
-    return Pico(PicoConfig.preset('nano', dim=24, router='space', latent_carry='yes', heads='chained', heads_every=32)).eval()
+    design = dict(router='space', latent_carry='yes', heads='chained', heads_every=32)
+    return Pico(PicoConfig.preset('nano', dim=24, **design)).eval()
 
 def commit():
-    return subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=HERE).stdout.strip()
+    head = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=HERE)
+    return head.stdout.strip()
 
 def main(args=None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('models', nargs='*', metavar='NAME=DIR', help='models to measure')
-    p.add_argument('--prompt', action='append', default=[], metavar='NAME=TEXT', help='how texts begin (default: nothing)')
+    p.add_argument('--prompt', action='append', default=[], metavar='NAME=TEXT', help='how texts begin')
     p.add_argument('--prompt_file', action='append', default=[], metavar='NAME=FILE', help='the same, read from a file')
     p.add_argument('--bytes', type=int, default=2000, help='length of each text (default: 2000)')
     p.add_argument('--turns', type=int, default=7, help='texts for each way and temperature (default: 7)')
@@ -100,8 +102,8 @@ def main(args=None):
         for t in TEMPERATURES:
             found[name]['temperatures'][t] = compare(m, prompt, a.bytes, a.turns, t)
             show(name, t, found[name]['temperatures'][t])
-    result = dict(models=found, bytes=a.bytes, turns=a.turns, command='python nbs/12_speed.py NAME=DIR …', commit=commit(),
-                  date=date.today().isoformat(), device=f'{platform.machine()} processor, 1 thread',
+    result = dict(models=found, bytes=a.bytes, turns=a.turns, command='python nbs/12_speed.py NAME=DIR …',
+                  commit=commit(), date=date.today().isoformat(), device=f'{platform.machine()} processor, 1 thread',
                   torch=torch.__version__, numpy=np.__version__)
     a.out.parent.mkdir(parents=True, exist_ok=True)
     part = a.out.with_suffix('.tmp')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['finite', 'byte_probabilities', 'pick', 'Noise', 'scores', 'choose', 'accept', 'verify', 'Step', 'Writing',
            'characters', 'Generated', 'Reader', 'read_prompts', 'guess', 'Memory', 'settle', 'Guesser', 'clock_for',
-           'Pace', 'rounds', 'check_writing', 'begin', 'stream', 'generate']
+           'Pace', 'rounds', 'number', 'whole', 'check_writing', 'check_prompts', 'begin', 'stream', 'generate']
 
 # %% ../nbs/12_generate.ipynb #39956a38
 import html, math, time
@@ -152,7 +152,7 @@ class Writing:
         self.data, self.read = bytearray(), []                     # drawn; (routed, weight) of those that were read
         self.cut = 0 if max_bytes == 0 else None                   # where the text ends, once that is known
         self.given, self.forwards, self.accepted = 0, 0, []
-        self.x, self.at = [], 0                                    # bytes of the next pass; the last kept byte of this one
+        self.x, self.at = [], 0                                 # bytes of the next pass; the last kept byte of this one
 
     @property
     def done(self)->bool:
@@ -461,15 +461,15 @@ class Pace:
     "Takes the way of guessing that writes the most bytes per second; tries the others again after pauses that double."
     first, again = 6, 3                                            # rounds of a way's first trial, and of a later one
     pause, longest = 16, 1024                                      # rounds of the shortest and longest pause
-    memory, most = 24, 3                                           # rounds that a mean looks back; one counts as 3 at most
-    stretch, much = 60, 1.25                                       # plain rounds without a look; a speed worth looking for
+    memory, most = 24, 3                                        # rounds that a mean looks back; one counts as 3 at most
+    stretch, much = 60, 1.25                                    # plain rounds without a look; a speed worth looking for
     def __init__(self,
         clock=None, # a function that returns seconds; None = the one that suits the model
     ):
         self.clock, self.taken = clock, []                         # the way of each round so far
-        self.rest, self.looks = 0, True                            # plain rounds to come without a clock; are copies sought?
+        self.rest, self.looks = 0, True                       # plain rounds to come without a clock; are copies sought?
         self.gained, self.seconds, self.n = {}, {}, {}             # of each way: means, and of how many rounds
-        self.trial, self.due, self.lost = {}, {}, {}               # rounds left of a trial; start of the next; trials lost
+        self.trial, self.due, self.lost = {}, {}, {}            # rounds left of a trial; start of the next; trials lost
 
     def speed(self, way:str)->float: # bytes per second
         "What this way has brought in its last rounds."
@@ -563,10 +563,12 @@ def rounds(
         for r in live: r.forwards += 1
 
 # %% ../nbs/12_generate.ipynb #52cccb4f
-def check_writing(temperature, top_p, max_bytes, speculative, draft, prompts, seeds):
+def number(v)->bool: return isinstance(v, (int, float, np.number)) and not isinstance(v, bool)
+
+def whole(v)->bool: return isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v >= 0
+
+def check_writing(temperature, top_p, max_bytes, speculative, draft):
     "Refuses with an `InputError` what cannot be meant."
-    number = lambda v: isinstance(v, (int, float, np.number)) and not isinstance(v, bool)
-    whole = lambda v: isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v >= 0
     if not number(temperature) or not 0 <= temperature < math.inf:
         raise InputError(f"temperature={temperature!r} should be a number of at least 0: "
                          "0 always takes the best byte, 1 follows the model")
@@ -577,6 +579,9 @@ def check_writing(temperature, top_p, max_bytes, speculative, draft, prompts, se
         raise InputError(f"speculative={speculative!r} should be 'auto' (guess where that is faster), True (always), "
                          "False (never), or a `Pace`")
     if draft not in ('likely', 'drawn'): raise InputError(f"draft={draft!r} should be 'likely' or 'drawn'")
+
+def check_prompts(prompts, seeds):
+    "The same for texts and seeds."
     for p in prompts:
         if isinstance(p, (str, bytes, bytearray, memoryview)): continue
         raise InputError(f"a prompt is str or bytes, not {type(p).__name__}: for several prompts give a list of them")
@@ -595,13 +600,14 @@ def begin(
     "Check the arguments and start to write."
     texts = list(prompt) if isinstance(prompt, (list, tuple)) else [prompt]
     seeds = list(seed) if isinstance(seed, (list, tuple)) else [seed]*len(texts)
-    check_writing(temperature, top_p, max_bytes, speculative, draft, texts, seeds)
+    check_writing(temperature, top_p, max_bytes, speculative, draft)
+    check_prompts(texts, seeds)
     stops = [] if stop is None else [stop] if isinstance(stop, (str, bytes)) else list(stop)
     opening, closing = MARKS[model.config.marks]
     texts = [to_bytes(p) for p in texts]
     if not opening and not all(texts):
-        raise InputError("this model knows no opening mark (marks='none'), so an empty prompt gives it nothing to read: give "
-                         "at least one byte")
+        raise InputError("this model knows no opening mark (marks='none'), so an empty prompt gives it nothing "
+                         "to read: give at least one byte")
     ends = [*([] if ignore_end else [closing]), *map(to_bytes, stops)]
     rows = [Writing(s, max_bytes, ends) for s in seeds]
     if not rows or max_bytes == 0: return texts, rows, iter(())
@@ -620,7 +626,8 @@ def stream(
     latent:bool=True, draft:str='drawn', lookup:bool=True, ignore_end:bool=False,
 ):
     "The same as `generate`, byte by byte: an iterator of `Step`. Arguments are checked at the call."
-    return begin(model, prompt, max_bytes, temperature, top_p, speculative, seed, stop, latent, draft, lookup, ignore_end)[2]
+    how = temperature, top_p, speculative, seed, stop, latent, draft, lookup, ignore_end
+    return begin(model, prompt, max_bytes, *how)[2]
 
 # %% ../nbs/12_generate.ipynb #0160bd6e
 def generate(
