@@ -308,11 +308,12 @@ def guess(
     last:list,        # (B,) the byte after that
     noise:np.ndarray, # (B, d, 256) the noise of the next d bytes
     temperature:float, top_p:float,
-    draft:str,        # 'drawn' | 'likely'
+    draft:str,        # 'drawn', with the noise of the place, or the 'likely' byte
     least:float,      # go on while all guesses of a row probably stand with at least this probability
 )->list:              # for each row its drafts, at most d bytes
     "Guess what follows."
     B, d = noise.shape[:2]
+    noise = noise / 2                                              # heads are less sure than the model: more guesses stand
     last, x, sure = list(last), [[] for _ in range(B)], np.ones(B)
     ahead.begin(h)
     for k in range(d):
@@ -640,7 +641,7 @@ def generate(
     seed=0,                # of the noise of every row; a list gives one to each; None = another text every time
     stop=None,             # a str or bytes, or a list of them: the text ends before it
     latent:bool=True,      # False switches the latent blocks off
-    draft:str='drawn',     # drafts are 'drawn' from their heads, or the 'likely' byte of each
+    draft:str='drawn',     # drafts are 'drawn' with the noise of their place, or the 'likely' byte of each head
     lookup:bool=True,      # guess also by copying, where the last bytes were written before
     ignore_end:bool=False, # go on past the model's closing mark, with a new document
 )->'Generated':            # or a list of them
