@@ -268,7 +268,10 @@ def generate_parser()->Parser:
     p.add_argument('--top_p', type=float, help='keep only the likeliest bytes that together reach this probability (default: all)')
     p.add_argument('--seed', type=int, default=0, help='another seed, another text (default: 0)')
     p.add_argument('--mark', default='_', help='what to put after each routed byte (default: _)')
-    p.add_argument('--no_speculative', action='store_true', help='one byte for each forward pass')
+    drafting = p.add_mutually_exclusive_group()
+    drafting.add_argument('--speculative', action='store_true', help='always guess several bytes ahead; the same text '
+                          '(default: where it is faster, measured while writing)')
+    drafting.add_argument('--no_speculative', action='store_true', help='never guess: one byte for each forward pass; the same text')
     p.add_argument('--ignore_end', action='store_true', help='go on past the end of a document, with a new one')
     p.add_argument('--no_latent', action='store_true', help='switch the latent blocks off')
     p.add_argument('--html', metavar='FILE', help='also write a page with the routed bytes shaded')
@@ -278,7 +281,8 @@ def pico_generate(args=None):
     "Write text with a trained model; routed bytes are marked."
     a = generate_parser().parse_args(args)
     model = the_model(a)
-    how = dict(max_bytes=a.max_bytes, temperature=a.temperature, top_p=a.top_p, seed=a.seed, speculative=not a.no_speculative,
+    how = dict(max_bytes=a.max_bytes, temperature=a.temperature, top_p=a.top_p, seed=a.seed,
+               speculative=True if a.speculative else False if a.no_speculative else 'auto',
                latent=not a.no_latent, ignore_end=a.ignore_end)
     if a.html:
         g = generate(model, a.prompt, **how)

@@ -1,13 +1,16 @@
 "Writing: speculation changes nothing but the number of passes, batches change nothing at all, and endings are found."
-import io, itertools, math
+import inspect, io, itertools, json, math, random, runpy
+from pathlib import Path
 import numpy as np, pytest, torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from pico.data import Corpus, InputError, MARKS, batch, to_text
-from pico.generate import Writing, accept, byte_probabilities, characters, generate, pick, rounds, stream, verify
+from pico import generate as module
+from pico.generate import Noise, Pace, Writing, accept, byte_probabilities, characters, choose, generate, pick, rounds, scores, settle, stream, verify
 from pico.model import Pico, PicoConfig
 
 fast = settings(deadline=None, derandomize=True, max_examples=25)
+DESIGN = dict(router='topk', latent_carry='no', heads='linear', heads_every=1)
 
 @pytest.fixture(scope='module')
 def trained():
@@ -15,7 +18,7 @@ def trained():
     torch.manual_seed(0); r = np.random.default_rng(0)
     words = ['kite', 'ball', 'café', 'boat', 'red', 'blue', 'Mia', 'Zoë', 'likes', 'sees', 'the', 'a']
     corpus = Corpus.from_bytes([' '.join(r.choice(words, 12)) + '.' for _ in range(300)])
-    m = Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1, next_tokens=3)).train()
+    m = Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1, next_tokens=3, **DESIGN)).train()
     opt = torch.optim.AdamW(m.parameters(), 1e-2)
     for step in range(80):
         loss = m.loss(*batch(corpus, step, 8, 64, 3)); opt.zero_grad(); loss.total.backward(); opt.step()
@@ -52,6 +55,56 @@ def test_greedy_is_plain_greedy(trained, chained, router, carry, draft, heads):
         assert a.forwards == 61 and sum(a.accepted) == sum(b.accepted) == 60
         if a.router_weights[0] is not None: np.testing.assert_allclose(a.router_weights, b.router_weights, rtol=1e-5)
     assert sum(b.forwards for b in quick) < sum(a.forwards for a in plain)
+
+def ways_to_write(seed):
+    "Plain, forced, by the clock, and by a clock that says anything, so that every way is taken."
+    r = random.Random(seed)
+    return {'plain': False, 'forced': True, 'auto': 'auto', 'any': Pace(clock=lambda: r.random())}
+
+def parted_at_a_tie(m, a, b, seed, temperature):
+    "Where two texts that should be equal part: a routing score or two bytes with less than 1e-4 between them."
+    n = next(i for i, (x, y) in enumerate(zip(a.bytes, b.bytes)) if x != y)
+    flip = next((i for i in range(n) if a.routed[i] != b.routed[i]), None)
+    if flip is not None: return abs(a.router_weights[flip] - .5) < 1e-4
+    with torch.inference_mode(): z = m(torch.tensor([list(b'\xfe' + a.prompt + a.bytes[:n])]), heads=1).logits[0,-1:,0].numpy()
+    best = np.sort(scores(z, temperature) + (Noise(seed)(n) if temperature else 0))[0,-2:]
+    return (best[1] - best[0]) * (temperature or 1) < 1e-4
+
+@pytest.mark.parametrize('temperature', [0, .8, 1])
+@pytest.mark.parametrize('heads, dtype', [('linear', torch.float64), ('chained', torch.float64), ('chained', torch.float32)])
+def test_every_way_writes_the_same_2000_bytes(trained, chained, heads, dtype, temperature):
+    "Alone and in a ragged batch. In float64 exactly; in float32 up to a near tie, of which there are few."
+    m = like(trained if heads == 'linear' else chained, router='topk').to(dtype)
+    prompts, seeds, texts = ['Mia likes', '', 'the red kite. the red'], [5, 6, 5], {}
+    kw = dict(max_bytes=2000, temperature=temperature, ignore_end=True)
+    for name, way in ways_to_write(0).items():
+        texts[name] = generate(m, prompts, seed=seeds, speculative=way, **kw)
+        texts[name + ' alone'] = [generate(m, prompts[0], seed=5, speculative=way, **kw)]
+    parted = 0
+    for name, rows in texts.items():
+        for g, plain, seed in zip(rows, texts['plain'], seeds):
+            assert len(g.bytes) == 2000
+            if g.bytes == plain.bytes and g.routed == plain.routed: continue
+            parted += 1
+            assert dtype == torch.float32 and parted_at_a_tie(m, plain, g, seed, temperature), name
+    assert parted <= 4
+    assert texts['plain'][0].forwards == 2001 > 1.2 * texts['forced'][0].forwards
+
+@pytest.mark.parametrize('top_p', [None, .8])
+def test_the_torch_reader_writes_the_same_bytes(chained, monkeypatch, top_p):
+    "The model itself in float64 against the quick decoder, alone and in a batch, with and without a cut tail."
+    prompts, kw = ['Mia likes', '', 'the red kite. the red'], dict(max_bytes=120, top_p=top_p, ignore_end=True)
+    quick = generate(chained, prompts, speculative=False, **kw)
+    monkeypatch.setattr(module, 'quick', lambda model: False)
+    for way in ways_to_write(1).values():
+        assert [(g.bytes, g.routed) for g in generate(chained, prompts, speculative=way, **kw)] == [(g.bytes, g.routed) for g in quick]
+        assert generate(chained, prompts[2], speculative=way, **kw).bytes == quick[2].bytes
+
+def test_every_row_has_the_noise_of_its_seed(trained):
+    "One number gives every row the same noise; None gives none of them the same twice."
+    a, b = generate(trained, ['Mia', 'Mia'], 40, seed=3)
+    assert a.bytes == b.bytes == generate(trained, 'Mia', 40, seed=3).bytes
+    assert len({g.bytes for _ in range(2) for g in generate(trained, ['Mia', 'Mia'], 40, temperature=2, seed=None)}) == 4
 
 class Margins:
     "How sure a model was of its best byte, after every byte of a text."
@@ -116,7 +169,7 @@ class Table:
     """A two-letter model whose probabilities are quarters and depend on all bytes the cache holds; heads 2 to N are fair coins ('coin'), sure of 1 ('sure'),
     or see the byte before: a coin after 0, sure of 1 after 1 ('chain')."""
     def __init__(self, N, kind):
-        self.config, self.sure = PicoConfig.preset('nano', next_tokens=N, marks='none'), kind == 'sure'
+        self.config, self.sure = PicoConfig.preset('nano', next_tokens=N, marks='none', **DESIGN), kind == 'sure'
         if kind == 'chain': self.unembedding = self
     def drafter(self): return self
     def begin(self, h): pass
@@ -132,33 +185,65 @@ class Table:
     def __call__(self, x, cache, lengths, heads, **kw):
         z = torch.full((*x.shape, heads, 256), -1e4, dtype=torch.float64)
         for b, row in enumerate(x.tolist()):
-            for t, v in enumerate(row):
+            for t, v in enumerate(row if lengths is None else row[:lengths[b]]):
                 self.seen[b].append(v); k = self.quarter(self.seen[b]) / 4
                 z[b,t,0,0], z[b,t,0,1] = math.log(1-k), math.log(k)
         z[:,:,1:,:2] = torch.tensor([-1e3, 0.]) if self.sure else 0
         return type('Out', (), dict(logits=z, routed=x > 0, router_weights=None))
 
 class Script:
-    "Random numbers written down beforehand."
-    def __init__(self, numbers): self.numbers = list(numbers)
-    def random(self, n): out, self.numbers = self.numbers[:n], self.numbers[n:]; return np.array(out + [.5]*(n-len(out)))
+    "Noise written down beforehand: what byte 1 has more than byte 0, by position; afterwards 0."
+    def __init__(self, more): self.more = more
+    def __call__(self, t, n=1):
+        out = np.zeros((n, 256))
+        for k in range(n): out[k,1] = self.more[t+k] if t+k < len(self.more) else 0
+        return out
 
-@pytest.mark.parametrize('N,kind,L,used,least', [(2, 'sure', 2, 5, .3), (2, 'coin', 3, 7, .3), (3, 'sure', 2, 6, .3), (3, 'chain', 2, 6, .4), (3, 'chain', 2, 6, 0), (3, 'chain', 2, 6, .6)])
+@pytest.mark.parametrize('N,kind,L,used,least', [(2, 'sure', 4, 5, .3), (2, 'coin', 4, 5, .3), (3, 'sure', 4, 6, .3), (3, 'chain', 4, 6, .4), (3, 'chain', 4, 6, 0), (3, 'chain', 4, 6, .6)])
 def test_exact_by_counting_every_random_number(N, kind, L, used, least):
-    """All thresholds are quarters, so four values of each random number are all there is: the loop itself is run on every combination.
-    With `least` = 0.4 the chain guesses a second byte after a 1 only, with 0.6 it guesses at all only after a 1."""
-    d, grid, law, model = N-1, [1/8, 3/8, 5/8, 7/8], {}, Table(N, kind)
-    combos = list(itertools.product(grid, repeat=used))
-    for i in range(0, len(combos), 2048):
-        rows = [Writing(0, L) for _ in combos[i:i+2048]]
-        for r, c in zip(rows, combos[i:]): r.rng = Script(c)
-        for _ in rounds(model, [b'\0']*len(rows), rows, 1., None, d, draft='drawn', least=least): pass
-        for r in rows: law[bytes(r.data)] = law.get(bytes(r.data), 0) + 1
+    """All chances are quarters, so four values of each position's noise are all there is: the loop itself is run on every combination, drafts beyond the end included.
+    With `least` = 0.4 the chain guesses a second byte after a 1 only, with 0.6 it guesses at all only after a 1. Each text is the plain one of its noise."""
+    grid, law, model, texts = [math.log(u/(1-u)) for u in (1/8, 3/8, 5/8, 7/8)], {}, Table(N, kind), {}
+    combos, passes = list(itertools.product(grid, repeat=used)), {}
+    for drafts in (0, N-1):
+        for i in range(0, len(combos), 2048):
+            rows = [Writing(0, L) for _ in combos[i:i+2048]]
+            for r, c in zip(rows, combos[i:]): r.noise = Script(c)
+            for _ in rounds(model, [b'\0']*len(rows), rows, 1., None, drafts, draft='drawn', least=least): pass
+            texts.setdefault(drafts, []).extend(bytes(r.data) for r in rows)
+            passes[drafts] = passes.get(drafts, 0) + sum(r.forwards for r in rows)
+    assert texts[0] == texts[N-1] and passes[N-1] < passes[0]
+    for t in texts[N-1]: law[t] = law.get(t, 0) + 1
     for text in itertools.product(range(2), repeat=L):
         p = 1.
         for t, v in enumerate(text):
-            k = Table.quarter([0, *text[:t]]) / 4; p *= k if v else 1-k
+            k = Table.quarter([0, *text[:t]]) / 4
+            p *= k if v else 1-k
         assert law.get(bytes(text), 0) / len(combos) == p
+
+@pytest.mark.parametrize('p', [[[.25, .75], [.5, .5], [.75, .25]], [[1, 0], [.25, .75], [.5, .5]]])
+@pytest.mark.parametrize('q', [[[.5, .5], [.5, .5]], [[0, 1], [.5, .5]], [[.5, .5], [0, 1]]])
+def test_verify_by_counting_every_random_number(p, q):
+    "The rejection rule for two drafts and the byte after them; what a refusal leaves open is drawn plainly."
+    p, q, grid, law = np.array(p), np.array(q), (1/8, 3/8, 5/8, 7/8), {}
+    for u in itertools.product(grid, repeat=5):
+        drafts = [int(pick(q[k], u[k])) for k in (0, 1)]
+        n, new = verify(p, q, drafts, np.array(u[2:]))
+        text = [*drafts[:n], new]
+        for rest in itertools.product(range(2), repeat=3-len(text)):
+            whole = (*text, *rest)
+            law[whole] = law.get(whole, 0) + math.prod(p[k,whole[k]] for k in range(len(text), 3))
+    for text in itertools.product(range(2), repeat=3):
+        assert law.get(text, 0) / 4**5 == pytest.approx(math.prod(p[k,v] for k, v in enumerate(text)), abs=1e-12)
+
+@fast
+@given(st.integers(0, 10**30), st.lists(st.tuples(st.integers(0, 300), st.integers(1, 40)), min_size=1, max_size=12))
+def test_noise_is_a_function_of_seed_and_position(seed, asked):
+    "In whatever order and however many rows are asked for."
+    noise, whole = Noise(seed), Noise(seed)(0, 340)
+    for t, n in asked: assert (noise(t, n) == whole[t:t+n]).all()
+    assert len(np.unique(whole)) == whole.size and abs(whole.mean() - .5772) < .03     # the mean of a Gumbel number
+    assert not np.isin(Noise(seed + 2**32)(0, 340), whole).any()
 
 @fast
 @given(st.integers(2, 6), st.integers(0, 10**6), st.booleans())
@@ -183,25 +268,40 @@ def test_samples_have_the_plain_distribution(trained, chained, heads):
     "Thousands of short texts drawn both ways."
     assert alike(like(trained if heads == 'linear' else chained, router='space').float(), 2500, .8) > .001
 
-def test_the_mistakes_of_the_original_are_noticed(trained, monkeypatch):
-    "A refused byte drawn again from all of p; the temperature multiplied in verifying (p to the power of its square). Each is far outside what the test above allows."
+def test_mistakes_are_noticed(trained, monkeypatch):
+    """A refused byte drawn again with other noise, as the original does; the temperature multiplied in verifying (its second mistake); drafts drawn with the noise
+    of the byte before. The first two are far outside what the test above allows; the third costs only passes, since what is written never depends on a draft."""
     m, t = like(trained, router='space').float(), .6
-    def redrawn(p, q, drafts, u):
-        for i, x in enumerate(drafts):
-            if u[i] * q[i][x] >= p[i,x]: return i, int(pick(p[i], u[-1]))
-        return len(drafts), int(pick(p[-1], u[-1]))
-    def multiplied(p, q, drafts, u):
-        p = p**(t*t)
-        return verify(p / p.sum(-1, keepdims=True), q, drafts, u)
+    other = np.random.default_rng(0)
+    def redrawn(rows, s, temperature, *rest):
+        s, i = s.copy(), 0
+        for r in rows:
+            T = len(r.x)
+            noise = r.noise(len(r.data), T)
+            wrong = next((k for k, v in enumerate(choose(s[i:i+T], noise)[:-1]) if v != r.x[k+1]), None) if T > 1 else None
+            if wrong is not None: s[i+wrong] += other.gumbel(size=256) - noise[wrong]
+            i += T
+        return settle(rows, s, temperature, *rest)
+    def multiplied(rows, s, temperature, *rest):
+        guessed = np.repeat([len(r.x) > 1 for r in rows], [len(r.x) for r in rows])
+        return settle(rows, np.where(guessed[:,None], s*t*t, s), temperature, *rest)
     assert alike(m, 4000, t, 'likely') > .001
     for mistake in (redrawn, multiplied):
-        monkeypatch.setattr('pico.generate.verify', mistake if mistake is redrawn else lambda p, q, drafts, u: mistake(p, q, drafts, u) if len(drafts) else verify(p, q, drafts, u))
+        monkeypatch.setattr(module, 'settle', mistake)
         assert alike(m, 4000, t, 'likely') < 1e-6, mistake
+    monkeypatch.setattr(module, 'settle', settle)
+    kw = dict(temperature=1, seed=list(range(8)), ignore_end=True, lookup=False, speculative=True)
+    right = generate(m, ['Mia']*8, 100, **kw)
+    guess = module.guess
+    monkeypatch.setattr(module, 'guess', lambda ahead, h, last, noise, *how: guess(ahead, h, last, np.roll(noise, 1, 1), *how))
+    shifted = generate(m, ['Mia']*8, 100, **kw)
+    assert [g.bytes for g in shifted] == [g.bytes for g in right]
+    assert sum(g.forwards for g in shifted) > sum(g.forwards for g in right)
 
 class Says:
     "Writes a given text, whatever it reads; its drafts are right (`off` = 0) or wrong."
     def __init__(self, text, N=4, off=0, marks='bytes', fail_at=None):
-        self.config, self.text, self.off, self.fail_at, self.calls = PicoConfig.preset('nano', next_tokens=N, marks=marks), text + b'.'*300, off, fail_at, 0
+        self.config, self.text, self.off, self.fail_at, self.calls = PicoConfig.preset('nano', next_tokens=N, marks=marks, **DESIGN), text + b'.'*300, off, fail_at, 0
     def new_cache(self, rows, max_rollback): self.at = -1; return self
     def rollback(self, n): self.at -= int(n)
     def __call__(self, x, cache, lengths, heads, **kw):
@@ -220,10 +320,64 @@ class Says:
 def test_drafts_always_and_never_right(N, draft):
     text = bytes(range(32, 127))
     for off, forwards in ((0, 1 + -(-63//N) + 1), (1, 65)):
-        g = generate(Says(text, N, off), 'ab', 64, draft=draft)
+        g = generate(Says(text, N, off), 'ab', 64, draft=draft, speculative=True)
         assert g.bytes == text[:64] and g.routed == [b % 2 == 1 for b in g.bytes] and abs(g.forwards - forwards) <= (off == 0)
         assert set(g.accepted[1:-1]) == ({1} if off else {N}) and sum(g.accepted) == 64
     assert generate(Says(text, N), 'ab', 64, speculative=False).forwards == 65
+
+class Weather(Says):
+    "Its heads are right or wrong by the position in the text; a pass takes 1 s, and a quarter more for each further byte."
+    def __init__(self, text, wrong, N=4): super().__init__(text, N); self.wrong, self.now = wrong, 0.
+    def clock(self): return self.now
+    def __call__(self, x, **kw):
+        self.now += 1 + .25 * (x.shape[1] - 1)
+        self.off = int(self.wrong(self.at))
+        return super().__call__(x, **kw)
+
+def written_with(m, n, way, **kw):
+    "The pace, the seconds, and for each byte the way of the round that wrote it (None for the first)."
+    pace = Pace(clock=m.clock) if way == 'auto' else way
+    g = generate(m, '', n, temperature=0, lookup=False, speculative=pace, **kw)
+    assert g.bytes == m.text[:n]
+    return m.now, [w for w, k in zip([None, *pace.taken], g.accepted) for _ in range(k)] if way == 'auto' else None
+
+TEXT = bytes(random.Random(0).choices(range(32, 127), k=9000))
+
+def test_drafting_stops_and_starts_again():
+    "Heads that are right for 1,500 bytes, wrong for 3,000, and right again."
+    _, ways = written_with(Weather(TEXT, lambda at: 1500 <= at < 4500), 9000, 'auto')
+    share = lambda a, b: ways[a:b].count('heads') / (b - a)
+    assert share(100, 1500) > .9 and share(1600, 4500) < .05 and share(5700, 9000) > .9
+    assert ways[1500:1600].count('heads') < 60 and 'heads' in ways[1700:4500]        # it stops soon, and goes on trying
+
+def test_no_slower_than_plain_and_nearly_as_fast_as_forced():
+    "Over 2,000 bytes: at most 5% slower than plain writing when no draft ever stands, at least 0.9 of forced drafting when all stand, or two out of three."
+    for wrong in (lambda at: True, lambda at: False, lambda at: at % 3 == 0):
+        seconds = {way: written_with(Weather(TEXT, wrong), 2000, way)[0] for way in (False, True, 'auto')}
+        assert seconds['auto'] <= 1.05 * seconds[False]
+        if seconds[True] < seconds[False]: assert seconds['auto'] <= seconds[True] / .9
+
+def test_copies_and_heads_are_judged_apart():
+    "Heads that are always wrong beside text that repeats itself: copies are kept, heads are not; and the other way round."
+    for repeats, wrong, good, bad in ((True, True, 'copies', 'heads'), (False, False, 'heads', 'copies')):
+        text = TEXT[:40]*60 if repeats else b''.join(b'the end' + TEXT[i:i+9] for i in range(0, 2000, 9))
+        m = Weather(text, lambda at: wrong)
+        pace = Pace(clock=m.clock)
+        generate(m, '', 2000, temperature=0, speculative=pace)
+        assert pace.taken.count(good) > 4 * pace.taken.count(bad), (good, len(pace.taken))
+        assert pace.speed(good) > 1.3 * pace.speed('plain') > pace.speed(bad)
+
+def test_a_pace_knows_from_one_text_to_the_next(trained):
+    "Handed on, it need not try everything again; and it is the default."
+    m = Weather(TEXT, lambda at: True)
+    pace = Pace(clock=m.clock)
+    for _ in range(2):
+        before = len(pace.taken)
+        generate(m, '', 400, temperature=0, lookup=False, speculative=pace)
+    assert pace.taken[before:].count('heads') < 6 <= pace.taken[:before].count('heads')
+    for f in (generate, stream):
+        assert inspect.signature(f).parameters['speculative'].default == 'auto'
+        with pytest.raises(InputError, match="speculative='fast'"): f(trained, 'a', speculative='fast')
 
 @pytest.mark.parametrize('speculative', [False, True])
 @pytest.mark.parametrize('off', [0, 1])
@@ -256,7 +410,7 @@ def test_nothing_is_handed_out_too_early():
     assert got[1][1] < got[2][1] and len({c for _,c in got[2:11]}) == 1
 
 def test_interrupt_keeps_what_was_written():
-    g = generate(Says(b'abcdefghijk', 4, 1, fail_at=6), 'p', 50)
+    g = generate(Says(b'abcdefghijk', 4, 1, fail_at=6), 'p', 50, speculative=True)
     assert g.bytes == b'abcd' and len(g.routed) == 4
     assert generate(Says(b'abc', fail_at=1), 'p', 50).bytes == b''
 
@@ -310,3 +464,19 @@ def test_probabilities(seed, temperature, top_p):
 def test_page(trained):
     g = generate(Says(b'<b>&\x00\n'), '<i>', 6)
     assert '&lt;b&gt;&amp;\u2400' in g.html().replace('</span>', '').replace('<span style="background:rgba(255,150,0,0.6);border-radius:2px">', '') and '<i>' not in g.html() and g.html().startswith('<!doctype html>')
+
+def test_the_speed_command_runs(trained, tmp_path):
+    "A few bytes of an untrained model and of a saved one, with what it says about them; mistakes are named."
+    main = runpy.run_path(str(Path(__file__).parents[1]/'nbs'/'12_speed.py'))['main']
+    trained.save_pretrained(tmp_path/'model')
+    (tmp_path/'start.txt').write_text('Mia likes')
+    main([f"mine={tmp_path/'model'}", '--prompt_file', f"mine={tmp_path/'start.txt'}", '--smoke', '--out', str(tmp_path/'auto.json')])
+    result = json.loads((tmp_path/'auto.json').read_text())
+    assert set(result['models']) == {'mine', 'smoke'} and result['models']['mine']['prompt_bytes'] == 9
+    for m in result['models'].values():
+        for r in m['temperatures'].values():
+            assert r['ways']['plain']['ratio'] == 1 and r['ways']['plain']['passes_per_byte'] == 61/60
+            assert min(w['bytes_per_second'] for w in r['ways'].values()) > 0 and abs(sum(r['auto_bytes'].values()) - 1) < 1e-9
+    assert str(tmp_path) not in (tmp_path/'auto.json').read_text()
+    for args, word in (([], 'no model'), (['oops'], 'NAME=DIR'), (['--smoke', '--prompt', 'other=a'], 'other')):
+        with pytest.raises(InputError, match=word): main(args)
