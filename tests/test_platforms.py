@@ -12,7 +12,8 @@ OS = {'fork', 'forkpty', 'kill', 'killpg', 'getuid', 'geteuid', 'getgid', 'geteg
       'mkfifo', 'pread', 'fchmod', 'sched_getaffinity'}
 SIGNAL = {'SIGHUP', 'SIGUSR1', 'SIGUSR2', 'SIGALRM', 'SIGKILL', 'SIGCHLD', 'SIGPIPE', 'SIGQUIT', 'alarm', 'setitimer',
           'pthread_sigmask', 'sigwait'}
-# Not hidden, since the Linux builds of NumPy and PyTorch themselves ask for them: os.uname, os.sysconf, os.register_at_fork.
+# Not hidden, since the Linux builds of NumPy and PyTorch themselves ask for them: os.uname, os.sysconf and
+# os.register_at_fork.
 
 HIDE = f'''
 import importlib.abc, os, signal, sys
@@ -96,11 +97,12 @@ def test_no_module_names_what_only_unix_has(tmp_path):
 def git(tmp_path):
     "A function that runs git in a folder, with settings of its own."
     if not shutil.which('git'): pytest.skip('git is not installed')
-    own = {'HOME': str(tmp_path), 'XDG_CONFIG_HOME': str(tmp_path), 'GIT_CONFIG_NOSYSTEM': '1', 'GIT_TERMINAL_PROMPT': '0'}
+    own = {'HOME': str(tmp_path), 'XDG_CONFIG_HOME': str(tmp_path), 'GIT_CONFIG_NOSYSTEM': '1'}
     env = {k: v for k,v in os.environ.items() if not k.startswith('GIT_')} | own
     def run(folder, *args):
         name = ['-c', 'user.name=test', '-c', 'user.email=test@example.org', '-c', 'core.autocrlf=true']
-        return subprocess.run(['git', *name, *args], cwd=folder, env=env, check=True, capture_output=True, text=True).stdout
+        done = subprocess.run(['git', *name, *args], cwd=folder, env=env, check=True, capture_output=True, text=True)
+        return done.stdout
     return run
 
 @pytest.fixture
