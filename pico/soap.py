@@ -110,7 +110,7 @@ class SOAP(torch.optim.Optimizer):
         process:int=0,         # this process's number …
         processes:int=1,       # … of so many that share the work; the gradients must be the same on all
     ):
-        if not lr >= 0: raise ValueError(f"lr={lr} must not be negative")
+        if not 0 <= lr < math.inf: raise ValueError(f"lr={lr} must be a finite number, 0 or more")
         if len(betas) != 2 or not all(0 <= b < 1 for b in betas): raise ValueError(f"betas={betas} must be two numbers from 0 to below 1")
         if not eps > 0: raise ValueError(f"eps={eps} must be positive")
         if not weight_decay >= 0: raise ValueError(f"weight_decay={weight_decay} must not be negative")

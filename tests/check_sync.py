@@ -1,5 +1,5 @@
 "Fail unless `pico/` is exactly what the notebooks export: nothing edited by hand, nothing stale, every notebook executed."
-import filecmp, json, os, shutil, subprocess, sys, tempfile
+import json, os, shutil, subprocess, sys, tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,7 +19,8 @@ def differences(root=ROOT):
     try:
         mine, fresh = ({f.name for f in (r/'pico').glob('*.py')} for r in (root, d))
         bad = [f'pico/{n} has no notebook' for n in sorted(mine - fresh)] + [f'pico/{n} is not exported yet' for n in sorted(fresh - mine)]
-        return bad + [f'pico/{n} differs from its notebook' for n in sorted(mine & fresh) if not filecmp.cmp(root/'pico'/n, d/'pico'/n, shallow=False)]
+        def text(folder, name): return (folder/'pico'/name).read_text(encoding='utf-8')     # line endings are git's affair
+        return bad + [f'pico/{n} differs from its notebook' for n in sorted(mine & fresh) if text(root, n) != text(d, n)]
     finally: shutil.rmtree(d)
 
 def unexecuted(root=ROOT):

@@ -1,10 +1,11 @@
 "Checkpoints and everything else that is read back: damaged, half deleted, on a full disk. Always one sentence, never a traceback, and the run goes on."
-import json, os, resource, shutil
+import errno, json, os, resource, shutil, signal, tempfile, time
 from pathlib import Path
-import pytest
+import pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 import pico.train, processes
-from pico.checkpoint import all_steps, load, newest, read_json, verify
+from pico.checkpoint import all_steps, flush, load, newest, only_writer, read_json
+from pico.checkpoint import save, verify, write_json, write_whole
 from pico.cli import pico_train
 from pico.data import InputError
 from pico.model import Pico, read_config
@@ -178,3 +179,160 @@ def test_metrics_on_a_full_disk(tmp_path):
         pico.train.added = added; go(tmp_path/'a', max_steps=20, validation=None, checkpoint_interval=100)
     assert processes.run(full, tmp_path/'said') == 2 and 'metrics.jsonl could not be written' in (tmp_path/'said').read_text()
     assert processes.run(lambda: go(tmp_path/'a', max_steps=20, validation=None)) == 0 and len(read_metrics(tmp_path/'a')) == 20
+
+# what a file system cannot do, and what it will not let us do
+
+def answers(code, only=lambda *a: True, real=None):
+    "A stand-in for a call to the system that answers with an error number, for some arguments."
+    def f(*a, **k):
+        if only(*a): raise OSError(code, os.strerror(code))
+        return real(*a, **k)
+    return f
+
+@pytest.mark.parametrize('code', [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_file_system_without_locks_is_warned_of_and_written_to(tmp_path, monkeypatch, capsys, code):
+    fcntl = pytest.importorskip('fcntl')
+    monkeypatch.setattr(fcntl, 'flock', answers(code))
+    said = []
+    with only_writer(tmp_path/'run', said.append):
+        with only_writer(tmp_path/'run', said.append): pass       # nobody is kept out
+    assert len(said) == 2 and 'cannot be locked' in said[0] and os.strerror(code) in said[0] and '\n' not in said[0]
+    with only_writer(tmp_path/'run'): pass
+    assert 'cannot be locked' in capsys.readouterr().err
+
+@pytest.mark.parametrize('code', [errno.EWOULDBLOCK, errno.EACCES])
+def test_a_lock_that_is_held_is_not_one_that_cannot_be_had(tmp_path, monkeypatch, code):
+    fcntl = pytest.importorskip('fcntl')
+    monkeypatch.setattr(fcntl, 'flock', answers(code))
+    with pytest.raises(InputError, match='another process'), only_writer(tmp_path, pytest.fail): pytest.fail('let in')
+
+def test_a_run_on_a_file_system_without_locks_trains(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip('fcntl')
+    monkeypatch.setattr(fcntl, 'flock', answers(errno.ENOLCK))
+    assert processes.run(lambda: go(tmp_path/'a', max_steps=2, validation=None)) == 0
+    assert all_steps(tmp_path/'a/checkpoints') == [2]
+
+def test_the_lock_ends_with_the_process_however_it_ends(tmp_path):
+    def hold():
+        with only_writer(tmp_path): (tmp_path/'held').touch(); time.sleep(60)
+    child = processes.start(hold)
+    processes.until((tmp_path/'held').exists)
+    with pytest.raises(InputError, match='another process'), only_writer(tmp_path): pass
+    os.kill(child, signal.SIGKILL)
+    processes.reap(child)
+    with only_writer(tmp_path): pass
+    with only_writer(tmp_path): pass                              # and with the context
+
+@pytest.mark.parametrize('code', [errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF])
+def test_what_cannot_be_flushed_is_written_all_the_same(tmp_path, monkeypatch, code):
+    monkeypatch.setattr(os, 'fsync', answers(code))
+    save(tmp_path/'checkpoints', 7, {'w': torch.ones(3)}, {'step': 7})
+    write_whole(tmp_path/'file', lambda p: p.write_text('text'))
+    assert newest(tmp_path/'checkpoints', pytest.fail).name == '00000007' and (tmp_path/'file').read_text() == 'text'
+
+def test_a_system_like_windows(tmp_path, monkeypatch):
+    "A folder cannot be opened, and only what is open for writing can be flushed."
+    flushed, real, sync, ways = [], os.open, os.fsync, {}
+    def opened(path, flags, *a, **k):
+        if os.path.isdir(path): raise PermissionError(errno.EACCES, 'Permission denied')
+        if flags & os.O_RDWR and not os.stat(path).st_mode & 0o200:
+            raise PermissionError(errno.EACCES, 'Permission denied')
+        fd = real(path, flags, *a, **k)
+        ways[fd] = flags & os.O_RDWR, Path(path).name
+        return fd
+    def fsync(fd):
+        if not ways[fd][0]: raise OSError(errno.EBADF, 'Bad file descriptor')
+        flushed.append(ways[fd][1])
+        sync(fd)
+    monkeypatch.setattr(os, 'open', opened)
+    monkeypatch.setattr(os, 'fsync', fsync)
+    for path in (tmp_path, tmp_path/'file', tmp_path/'read_only'):
+        if path != tmp_path: path.write_text('text')
+        if path.name == 'read_only': path.chmod(0o444)
+        flush(path)
+    assert flushed == ['file']
+    with pytest.raises(FileNotFoundError): flush(tmp_path/'nothing')
+    save(tmp_path/'checkpoints', 7, {'w': torch.ones(3)}, {'step': 7})
+    assert verify(tmp_path/'checkpoints/00000007') is None and 'model.safetensors' in flushed
+
+@pytest.mark.parametrize('code', [errno.EIO, errno.ENOSPC, errno.EDQUOT])
+def test_a_broken_disk_is_no_system_that_cannot_flush(tmp_path, monkeypatch, code):
+    monkeypatch.setattr(os, 'fsync', answers(code))
+    with pytest.raises(InputError, match='could not be written'):
+        write_whole(tmp_path/'file', lambda p: p.write_text('text'))
+    with pytest.raises(InputError, match='earlier checkpoints are intact'):
+        save(tmp_path, 7, {'w': torch.ones(3)}, {})
+    assert not all_steps(tmp_path) and not list(tmp_path.glob('.*tmp'))
+
+def no_place(tmp_path):
+    "Paths at which nobody can write, and what the sentence says of each."
+    (tmp_path/'file').write_text('text')
+    places = {tmp_path/'file'/'run': 'a part of this one is a file', tmp_path/'file': 'a part of this one is a file',
+              tmp_path/('x'*300): 'shorter name', tmp_path/('x'*300)/'run': 'shorter name',
+              tmp_path/'loop'/'run': 'in a circle'}
+    (tmp_path/'loop').symlink_to('loop')
+    if os.path.isdir('/proc/self'): places[Path('/proc/pico-run')] = 'nothing can be made in this one'
+    if os.path.isdir('/sys/kernel'): places[Path('/sys/pico-run')] = 'where you may write'
+    return places.items()
+
+def test_places_where_no_run_can_be_are_one_sentence_each(tmp_path):
+    tries = [lambda p: only_writer(p).__enter__(), lambda p: write_json(p/'config.json', {}),
+             lambda p: save(p/'checkpoints', 1, {'w': torch.ones(3)}, {})]
+    for place, says in no_place(tmp_path):
+        for f in tries:
+            with pytest.raises(InputError) as e: f(place)
+            said = str(e.value)
+            assert str(place) in said and '\n' not in said and 'free some space' not in said
+            made = 'No such file' not in said                     # not every try makes the folder above
+            assert says in said or not made and 'nothing can be made' in said
+
+def nobody(f):
+    "f(), called by a user without rights; the exit status of a child."
+    def child():
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+        f()
+    return child
+
+@pytest.fixture
+def public():
+    "A run with two checkpoints in a folder that everybody may enter (pytest's own is private)."
+    with tempfile.TemporaryDirectory() as d:
+        os.chmod(d, 0o777)
+        run = Path(d)/'run'
+        for step in (1, 2): save(run/'checkpoints', step, {'w': torch.full((3,), float(step))}, {'step': step})
+        write_json(run/'train.json', {'a': 1})
+        yield run
+
+@pytest.mark.parametrize('name', ['manifest.json', 'state.json', 'state.safetensors', 'model.safetensors', '.', '..'])
+def test_what_may_not_be_read_is_not_called_damaged(public, name):
+    "Nor is it passed over: an older checkpoint would undo steps that are safe."
+    os.chmod(public/'checkpoints/00000002'/name, 0)
+    try: assert processes.run(nobody(lambda: newest(public/'checkpoints', pytest.fail)), public.parent/'said') == 2
+    finally: os.chmod(public/'checkpoints/00000002'/name, 0o755)
+    said = (public.parent/'said').read_text()
+    assert 'may not be read' in said and 'damaged' not in said and '\n' not in said
+    assert name.strip('.') in said and newest(public/'checkpoints').name == '00000002'
+
+@pytest.mark.parametrize('name', ['state.json', 'state.safetensors', 'model.safetensors'])
+def test_loading_what_may_not_be_read(public, name):
+    os.chmod(public/'checkpoints/00000002'/name, 0)
+    assert processes.run(nobody(lambda: load(public/'checkpoints/00000002')), public.parent/'said') == 2
+    said = (public.parent/'said').read_text()
+    assert f'{name} may not be read' in said and 'delete' not in said
+
+def test_a_description_that_may_not_be_read(public):
+    os.chmod(public/'train.json', 0)
+    assert processes.run(nobody(lambda: read_json(public/'train.json', sealed=True)), public.parent/'said') == 2
+    said = (public.parent/'said').read_text()
+    assert 'may not be read' in said and 'restore' not in said
+
+def test_a_place_that_may_not_be_written(public):
+    for f in (lambda: only_writer(public/'below').__enter__(), lambda: write_json(public/'config.json', {}),
+              lambda: save(public/'checkpoints', 3, {'w': torch.ones(3)}, {})):
+        assert processes.run(nobody(f), public.parent/'said') == 2
+        said = (public.parent/'said').read_text()
+        assert 'where you may write' in said and 'free some space' not in said and '\n' not in said
+    assert all_steps(public/'checkpoints') == [1, 2]

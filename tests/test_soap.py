@@ -229,6 +229,8 @@ def test_refusals():
     for bad, word in ((dict(lr=-1), 'lr=-1'), (dict(betas=(.9, 1.)), 'betas'), (dict(eps=0), 'eps=0'), (dict(weight_decay=-.1), 'weight_decay'), (dict(stats_beta=1.), 'stats_beta'),
                       (dict(refresh=0), 'refresh=0'), (dict(block=0), 'block=0'), (dict(max_precond_dim=-1), 'max_precond_dim'), (dict(process=2, processes=2), 'process=2')):
         with pytest.raises(ValueError, match=word): SOAP([W(2, 2)], **bad)
+    for lr in (math.nan, math.inf):
+        with pytest.raises(ValueError, match=f'lr={lr} must be a finite number'): SOAP([W(2, 2)], lr=lr)
     with pytest.raises(ValueError, match='3 dimensions'): SOAP([W(2, 2, 2)])
     with pytest.raises(ValueError, match='complex'): SOAP([torch.zeros(2, 2, dtype=torch.complex64).requires_grad_()])
     e = torch.nn.Embedding(5, 3, sparse=True); e(torch.tensor([1])).sum().backward()
