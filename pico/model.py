@@ -7,7 +7,7 @@ __all__ = ['DESIGN_CHOICES', 'PRESETS', 'CARRYING', 'COMES_ALONG', 'PicoConfig',
            'pick_device', 'Files', 'Output', 'Loss', 'Cache', 'Pico']
 
 # %% ../nbs/07_model.ipynb #6b00be47
-import dataclasses, json, math, os
+import dataclasses, json, math, os, shutil
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -112,13 +112,15 @@ def read_config(
 )->PicoConfig:
     "A configuration read from a JSON file, checked."
     file = Path(file)
-    if not file.is_file(): raise InputError(f"{file} does not exist: give a directory that holds a model")
     try:
         if file.stat().st_size > 1_000_000: raise ValueError('too large')
-        return PicoConfig.from_dict(json.loads(file.read_text(encoding='utf-8')))
-    except InputError as e: raise InputError(f"{file} does not describe a Pico: {e}") from None
+        fields = json.loads(file.read_text(encoding='utf-8'))
+    except (FileNotFoundError, NotADirectoryError): raise InputError(f"{file} does not exist: give a directory that holds a model") from None
     except OSError as e: raise InputError(f"{file} may not be read ({e.strerror}): ask its owner, or give another directory") from None
-    except (ValueError, RecursionError) as e: raise InputError(f"{file} is no readable configuration ({e}): restore it or make the model again") from None
+    except (ValueError, RecursionError) as e:
+        raise InputError(f"{file} is no readable configuration ({e}): restore it or make the model again") from None
+    try: return PicoConfig.from_dict(fields)
+    except (InputError, RecursionError) as e: raise InputError(f"{file} does not describe a Pico: {e}") from None
 
 def check_size(
     c:PicoConfig,
@@ -159,7 +161,7 @@ def pick_device(
     if kind not in here: raise InputError(f"device={name!r} is not there on this machine: use auto or {' or '.join(here)}")
     if kind != 'cuda': return torch.device(kind)
     cards = torch.cuda.device_count()
-    n = int(number) if number else int(os.environ.get('LOCAL_RANK') or 0) % cards
+    n = int(number) if number else int(os.environ.get('LOCAL_RANK', 0)) % cards
     if n >= cards: raise InputError(f"device={name!r} is not there on this machine: it has {cards}, numbered from 0")
     return torch.device('cuda', n)
 
@@ -177,6 +179,7 @@ class Files(PyTorchModelHubMixin):
         d = Path(save_directory); d.mkdir(parents=True, exist_ok=True)
         (d/'config.json').write_text(json.dumps(self.config.to_dict(), indent=2) + '\n')
         save_file({k: v.contiguous() for k,v in self.state_dict().items()}, d/'model.safetensors')
+        shutil.copymode(d/'config.json', d/'model.safetensors')   # safetensors writes files that nobody else may read
 
     @classmethod
     def from_pretrained(cls,

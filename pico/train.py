@@ -24,7 +24,8 @@ from .evaluate import bits_per_byte
 from .router import ROUTERS
 from .heads import HEADS
 from .soap import SOAP
-from .checkpoint import Background, all_steps, copied, flush, load, newest, only_writer, read_json, save, sha256, write_json, write_whole
+from .checkpoint import Background, all_steps, copied, flush, load, may_not_read, newest, only_writer
+from .checkpoint import read_json, reason, save, sha256, write_json, write_whole
 from .parallel import added, agree, all_reduce, alone, shared, waiting, world
 
 # %% ../nbs/11_train.ipynb #c2535891
@@ -176,7 +177,8 @@ def what_was_asked(
     file = Path(out)/'train.json'
     try:
         if not file.exists(): return {}
-    except OSError as e: raise InputError(f"{out} cannot be looked at ({e.strerror}): give another directory") from None
+    except PermissionError as e: raise may_not_read(file, e) from None
+    except OSError as e: raise InputError(f"{out} cannot be looked at ({reason(e)}): give another directory") from None
     old = read_json(file, sealed=True)
     if not all(isinstance(old.get(k), dict) for k in ('settings', 'data', 'config')):
         raise InputError(f"{file} does not describe a run: restore it, or train into another directory")
@@ -219,7 +221,9 @@ def metrics_lines(
 ):             # yields each line and what it says, None if it is not what was written
     "Read metrics line by line."
     if not file.exists(): return
-    with open(file, encoding='utf-8', errors='replace') as f:
+    try: opened = open(file, encoding='utf-8', errors='replace')
+    except PermissionError as e: raise may_not_read(file, e) from None
+    with opened as f:
         while line := f.readline(1_000_000):
             try:
                 m = json.loads(line); check = m.pop('check')
@@ -556,11 +560,10 @@ def train(
     run = Run(out, model, make_optimizer(model, s), s, source, average=[p.detach().clone() for p in model.parameters()] if s.average else None)
     with contextlib.ExitStack() as stack, Stop() as stop:
         def begin():
-            try: out.mkdir(parents=True, exist_ok=True)
-            except OSError as e: raise InputError(f"{out} cannot be made ({e.strerror}): give a directory in a place where you may write") from None
-            stack.enter_context(only_writer(out)); begin_run(out, config, s, data)
-        alone(begin)
+            stack.enter_context(only_writer(out, show.say))
+            begin_run(out, config, s, data)
         show = stack.enter_context(contextlib.closing(Progress(progress and rank == 0)))
+        alone(begin)
         for line in sizes(source, validation): show.say(line)
         found = alone(lambda: run.read(show.say)) if resumed else None
         if found: run.go_on(*found)
