@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Two test workers on two cores: torch threads that fight for cores are several times slower than one thread each.
 ONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test test-slow book wheel clean
+.PHONY: demo test test-slow book model wheel clean
 
 demo: .venv/.ok
 	$(BIN)/pico-train runs/demo stories --preset nano --max_minutes 3
@@ -26,6 +26,10 @@ book: .venv/.ok
 	$(BIN)/nbdev_export
 	$(ONE) $(BIN)/jupyter nbconvert --to notebook --execute --inplace nbs/*.ipynb
 	$(BIN)/nbdev_clean
+
+# The trained model that comes with the package: about an hour, stopped and started again at will.
+model: .venv/.ok
+	$(BIN)/python nbs/13_bundle.py
 
 wheel: .venv/.ok
 	$(BIN)/python -m build --wheel
