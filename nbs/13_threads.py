@@ -15,7 +15,6 @@ WAYS = { # name: (environment, processes)
     'one thread':       (dict(OMP_NUM_THREADS='1'), 1),
     'passive':          (dict(OMP_WAIT_POLICY='PASSIVE'), 1),
     'spin 1,000':       (dict(GOMP_SPINCOUNT='1000'), 1),
-    'spin 3,000':       (dict(GOMP_SPINCOUNT='3000'), 1),
     'spin 10,000':      (dict(GOMP_SPINCOUNT='10000'), 1),
     'spin 30,000':      (dict(GOMP_SPINCOUNT='30000'), 1),
     'spin 100,000':     (dict(GOMP_SPINCOUNT='100000'), 1),
