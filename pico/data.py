@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BYTE_CLASSES', 'MARKS', 'TEXT', 'OPEN', 'CLOSE', 'NOTHING', 'RULE', 'ROWS', 'PACKED', 'WIDE', 'MADE', 'SPLITS',
-           'PROGRAMS', 'ABOUT', 'OPENERS', 'UNREADABLE', 'JSON_TYPES', 'InputError', 'to_bytes', 'to_text',
+           'PROGRAMS', 'ABOUT', 'KEEP', 'OPENERS', 'UNREADABLE', 'JSON_TYPES', 'InputError', 'to_bytes', 'to_text',
            'TextDecoder', 'byte_class', 'Piece', 'Corpus', 'OpenFile', 'shuffled', 'chunks_per_epoch', 'chunk_starts',
            'batch', 'quietly', 'holds_text', 'column_pieces', 'split_pieces', 'hub_data', 'row_ending', 'row_kind',
            'wide_codec', 'wide_piece', 'text_piece', 'file_pieces', 'is_run', 'why_not_entered', 'walk', 'left_out',
@@ -589,6 +589,7 @@ def by_split(
     return {s: parts[s] for s in sorted(parts, key=lambda s: ('train validation test'.split() + [s]).index(s))}, loose
 
 # %% ../nbs/01_data.ipynb #6c2f8e17
+KEEP = 2**26                                                               # larger files of JSON lines are kept as text in the cache
 OPENERS = {'.gz': gzip.open, '.bz2': bz2.open, '.xz': lzma.open}
 UNREADABLE = ValueError, OSError, EOFError, RecursionError, zlib.error, lzma.LZMAError, csv.Error, StopIteration
 
@@ -667,7 +668,7 @@ def json_piece(
     try:
         stat = path.stat()
         key = hashlib.sha256(repr((os.path.abspath(path), stat.st_size, stat.st_mtime_ns, column)).encode()).hexdigest()[:24]
-        piece, index = kept(f'rows-{key}', make) if stat.st_size > 2**26 else in_memory(make)
+        piece, index = kept(f'rows-{key}', make) if stat.st_size > KEEP else in_memory(make)
     except InputError: raise
     except UNREADABLE as e: raise InputError(f"{what} cannot be loaded ({path.name}: {str(e)[:150] or type(e).__name__}): check that it holds what its name says") from None
     first = ', '.join(f'line {n:,} {why}' for n,why in index['odd'])
@@ -730,7 +731,7 @@ def load_options(
     "What `datasets` is told so that it reads CSV as it stands: every column is text."
     kind, separator, codec = row_format(files[0])
     if kind != 'csv': return {}
-    return dict(sep=separator, encoding=codec, converters=dict.fromkeys([*(row_columns(files[0]) or []), column], str))
+    return dict(sep=separator, encoding=codec, na_filter=False, converters=dict.fromkeys([*(row_columns(files[0]) or []), column], str))
 
 def load_rows(
     parts:dict,           # lists of files by split, all of one format
@@ -750,8 +751,12 @@ def has_lines(
     "Whether a file is one of JSON lines, which have a reader of their own."
     if row_ending(path) not in ('.jsonl', '.ndjson') or path.suffix.lower() in PACKED and path.suffix.lower() not in OPENERS: return False
     try:
-        with open_rows_file(path) as f: return not f.read(1000).lstrip().startswith(b'[')
+        with open_rows_file(path) as f: first, _, more = f.read(2**20).lstrip().partition(b'\n')
     except UNREADABLE: return True                                         # whoever reads it says why
+    if not first.startswith(b'['): return True
+    try: json.loads(first)
+    except (ValueError, RecursionError): return False                      # a list that goes on in the next line
+    return bool(more.strip())
 
 def read_rows(
     parts:dict, # lists of files by split, all of one format
