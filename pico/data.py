@@ -621,15 +621,15 @@ JSON_TYPES = {bool: 'a truth value', int: 'a number', float: 'a number', list: '
 def row_text(
     row,        # what `json_rows` yields
     column:str, # the column that holds the text
-)->tuple:       # bytes, and '' or why there are none
+)->tuple:       # bytes, None where there is nothing; and '' or why it cannot be read
     "The text of a row of JSON."
-    if isinstance(row, Exception): return b'', 'is no JSON'
-    if not isinstance(row, dict): return b'', f'is {JSON_TYPES[type(row)]} and no row'
+    if isinstance(row, Exception): return None, 'is no JSON'
+    if not isinstance(row, dict): return None, f'is {JSON_TYPES[type(row)]} and no row'
     value = row.get(column)
-    if value is None: return b'', ''
-    if not isinstance(value, str): return b'', f'holds {JSON_TYPES[type(value)]}'
+    if value is None: return None, ''
+    if not isinstance(value, str): return None, f'holds {JSON_TYPES[type(value)]}'
     try: return value.encode(), ''
-    except UnicodeEncodeError: return b'', 'holds half of a surrogate pair'
+    except UnicodeEncodeError: return None, 'holds half of a surrogate pair'
 
 # %% ../nbs/01_data.ipynb #6c2f8e18
 def json_texts(
@@ -639,17 +639,18 @@ def json_texts(
     odd:list,    # is filled with the number of each row that cannot be read, and why
 ):               # yields bytes
     "The texts of a file of JSON, one for each row that can be read. InputError if more than one row in a hundred cannot."
-    rows, names, texts, n = 0, {}, 0, 0
+    rows, names, found = 0, {}, False
     for rows, (n, row) in enumerate(json_rows(path), 1):
         text, why = row_text(row, column)
-        if isinstance(row, dict): names.update(dict.fromkeys(list(row)[:50])) if len(names) < 50 or column in row else None
-        texts += isinstance(row, dict) and isinstance(row.get(column), str)
-        if why: odd.append((n, why))
-        if len(odd) > 1000 and len(odd) * 100 > rows: break
-        if not why: yield text
-    if rows and names and column not in names: raise _no_column(what, column, names)
-    if rows and not texts and odd and odd[0][1].startswith('holds'): raise _no_text(what, column, odd[0][1][6:])
-    if rows and not texts and not odd: raise _no_text(what, column, 'null')
+        if text is not None: found = True
+        elif not found and isinstance(row, dict) and len(names) < 50: names.update(dict.fromkeys([column] if column in row else row))
+        if not why: yield text or b''
+        else:
+            odd.append((n, why))
+            if len(odd) > 1000 and len(odd) * 100 > rows: break
+    if rows and not found:
+        if names and column not in names: raise _no_column(what, column, names)
+        if not odd or odd[0][1].startswith('holds'): raise _no_text(what, column, odd[0][1][6:] if odd else 'null')
     if len(odd) * 100 > rows:
         raise InputError(f"{what} cannot be loaded (line {odd[0][0]:,} {odd[0][1]}, and {len(odd):,} of {rows:,} rows cannot be read, "
                          f"more than one in a hundred): mend them or take them out")

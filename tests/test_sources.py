@@ -412,3 +412,64 @@ for source in ('~/x', '~nosuchuser/x', '~nosuchuser/x.csv', '~'):
 
 @pytest.mark.parametrize('source', ['~nosuchuser/x', '~nosuchuser', '~nosuchuser/a.jsonl'])
 def test_a_home_that_nobody_has(source): fails(source, f'{source} does not exist: give a file')
+
+# Streams
+
+def rows_of(stream):
+    "What a stream reads, as text: the documents of its first epoch."
+    stream.begin(1, 50, 1)
+    lane, = stream.lanes.values()
+    while not lane.epoch: lane.fill(len(lane.values) + 1)
+    kinds, values = np.frombuffer(bytes(lane.kinds), np.uint8), bytes(lane.values)
+    ends = np.flatnonzero(kinds == data.CLOSE)
+    return [values[a+1:b].decode() for a, b in zip([0, *(ends + 1)], ends)][:-1]             # the last is the first once more
+
+def stream_fails(source, *parts, **kw):
+    from pico.streaming import Stream
+    with pytest.raises(InputError) as e: rows_of(Stream(str(source), **kw))
+    assert '\n' not in str(e.value) and all(p in str(e.value) for p in parts), str(e.value)
+
+@pytest.mark.parametrize('value', [7, True, 10**12, 1.5, [65, 66], {'a': 1}])
+@pytest.mark.parametrize('ending', ['jsonl', 'json', 'parquet'])
+def test_streamed_columns_that_are_no_text(value, ending, tmp_path):
+    import pyarrow as pa, pyarrow.parquet as pq
+    f = tmp_path/f'a.{ending}'
+    if ending == 'parquet': pq.write_table(pa.table(dict(text=[value]*3)), f)
+    else: f.write_text(json.dumps([dict(text=value)]*3) if ending == 'json' else lines(*[dict(text=value)]*3))
+    stream_fails(f, "column 'text' of", 'not text: choose a column of text with column=')
+
+def test_streamed_bytes_where_the_type_says_so(tmp_path):
+    import pyarrow as pa, pyarrow.parquet as pq
+    from pico.streaming import Stream
+    pq.write_table(pa.table(dict(text=pa.array([[97, 98], None, [99]], pa.list_(pa.uint8())), b=pa.array([b'ab', None, b'c']))), tmp_path/'a.parquet')
+    for column in ('text', 'b'): assert rows_of(Stream(str(tmp_path/'a.parquet'), column)) == ['ab', 'c']
+    stream_fails(tmp_path/'a.parquet', "no column 'c'", 'text, b', column='c')
+
+@pytest.mark.parametrize('ending', ['csv', 'tsv', 'TSV'])
+def test_streamed_csv_is_text_as_it_stands(ending, tmp_path):
+    from pico.streaming import Stream
+    values = ['NA', 'null', '007', 'true', '2020-01-01', '', 'a, b']
+    sep = ',' if ending == 'csv' else '\t'
+    (tmp_path/f'a.{ending}').write_text(f'text{sep}id\n' + ''.join((f'"{v}"' if sep in v else v) + f'{sep}{i}\n' for i, v in enumerate(values)))
+    assert rows_of(Stream(str(tmp_path/f'a.{ending}'))) == [v for v in values if v]
+
+def test_streamed_lines_pass_over_odd_rows(tmp_path):
+    from pico.streaming import Stream
+    good = [f'row {i}' for i in range(300)]
+    d = files(tmp_path/'d', {'a.jsonl': lines(*[dict(text=t) for t in good], '{"text": "\\ud83d"}', dict(text='2020-01-01')), 'package.json': json.dumps(dict(a='x'*90_000), indent=1), 'README.md': 'about'})
+    s = Stream(str(d))
+    from pico.streaming import held_out
+    assert rows_of(s) == [t for t in good + ['2020-01-01'] if not held_out(t.encode())]
+    assert 'rows unlike those used (1: package.json)' in s.notes[0] and s.identity['source'] == str(d)
+    (tmp_path/'b.jsonl').write_text(lines(*['x']*50, *[dict(text=t) for t in good]))
+    stream_fails(tmp_path/'b.jsonl', 'more than one in a hundred')
+    stream_fails(files(tmp_path/'t', {'a.txt': words(500)}), 'folder of text and needs no streaming')
+    stream_fails(d, "no column 'body'", 'text', column='body')
+
+def test_a_stream_of_rule_1_goes_on(tmp_path):
+    "Its state is that of the reader it began with."
+    from pico.streaming import Stream
+    f = files(tmp_path, {'a.jsonl': lines(*[dict(text=words(20, i)) for i in range(50)])})/'a.jsonl'
+    old, new = Stream(str(f), rule=1), Stream(str(f))
+    assert old.fingerprint == new.fingerprint and old.identity['rule'] == 1
+    assert rows_of(old) == rows_of(new)
