@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['BYTE_CLASSES', 'MARKS', 'TEXT', 'OPEN', 'CLOSE', 'NOTHING', 'RULE', 'ROWS', 'PACKED', 'WIDE', 'MADE', 'SPLITS',
            'PROGRAMS', 'ABOUT', 'KEEP', 'OPENERS', 'UNREADABLE', 'JSON_TYPES', 'InputError', 'to_bytes', 'to_text',
-           'TextDecoder', 'byte_class', 'Piece', 'Corpus', 'OpenFile', 'shuffled', 'chunks_per_epoch', 'chunk_starts',
-           'batch', 'quietly', 'holds_text', 'column_pieces', 'split_pieces', 'hub_data', 'row_ending', 'row_kind',
-           'wide_codec', 'wide_piece', 'text_piece', 'file_pieces', 'is_run', 'why_not_entered', 'walk', 'left_out',
-           'split_name', 'by_split', 'open_rows_file', 'json_rows', 'row_text', 'json_texts', 'json_piece',
+           'TextDecoder', 'byte_class', 'Piece', 'Corpus', 'OpenFile', 'shorter', 'shuffled', 'chunks_per_epoch',
+           'chunk_starts', 'batch', 'quietly', 'holds_text', 'column_pieces', 'split_pieces', 'hub_data', 'row_ending',
+           'row_kind', 'wide_codec', 'wide_piece', 'text_piece', 'file_pieces', 'is_run', 'why_not_entered', 'walk',
+           'left_out', 'split_name', 'by_split', 'open_rows_file', 'json_rows', 'row_text', 'json_texts', 'json_piece',
            'row_columns', 'row_format', 'why_no_rows', 'is_settings', 'load_options', 'load_rows', 'has_lines',
            'read_rows', 'pick_rows', 'sort_folder', 'local_path', 'saved_by_datasets', 'has_card', 'no_source',
            'open_file', 'open_folder', 'open_source', 'open_by_rule_1', 'in_memory', 'cache_folder', 'kept',
            'write_stories', 'story_piece', 'python_files', 'load_corpus']
 
 # %% ../nbs/01_data.ipynb #e23666d9
-import bz2, codecs, contextlib, csv, functools, glob, gzip, hashlib, io, json, lzma, os, re, sys, sysconfig, tempfile, threading, zlib
+import bz2, codecs, contextlib, csv, functools, glob, gzip, hashlib, io, json, lzma, os, re, sys, sysconfig, tempfile
+import threading, zlib
 from pathlib import Path
 import numpy as np, torch
 from .stories import stories
@@ -80,14 +81,15 @@ def byte_class(
 # %% ../nbs/01_data.ipynb #2643b7b9
 MARKS = {'bytes': (b'\xfe', b'\xff'), 'tags': (b'<pico:seq>', b'</pico:seq>'), 'none': (b'', b'')}
 TEXT, OPEN, CLOSE, NOTHING = 0, 1, 2, 3                            # the kinds of stream bytes; NOTHING: beyond the end
-RULE = 2                                                           # how sources are read and divided (see `load_corpus`)
+RULE = 2                                                           # how sources are read and divided, see `load_corpus`
 
 # %% ../nbs/01_data.ipynb #381fdf56
 class Piece:
     "Some documents whose text lies end to end: in an array, or in a file that is read where it is needed."
-    def __init__(self, data, lengths, base=0):
-        self.data, self.base = data, base                          # uint8 array or Path; where the first document starts in it
+    def __init__(self, data, lengths, base=0, mapped=()):
+        self.data, self.base = data, base                          # uint8 array or Path; where the first document starts
         self.lengths = np.asarray(lengths, np.int64)               # bytes of each document
+        self.mapped = mapped                                       # files behind the array, each with its size
     @property
     def text_bytes(self): return int(self.lengths.sum())
 
@@ -106,6 +108,7 @@ class Corpus:
         self.size = int(self.begins[-1])
         self.source, self.notes, self.sizes = name, [], {}                 # `load_corpus` says more about them
         self.rule, self._files = RULE, functools.lru_cache(64)(_open_file)
+        self.mapped = sorted({m for p in self.pieces for m in p.mapped})
 
     def __getstate__(self): return {k: v for k,v in self.__dict__.items() if k != '_files'}    # open files stay behind
     def __setstate__(self, state):
@@ -125,6 +128,11 @@ class Corpus:
 
     def __repr__(self): return f"Corpus({self.name!r}, {self.num_documents:,} documents, {self.text_bytes:,} bytes of text)"
     def __len__(self): return self.size
+
+    def check(self):
+        "InputError if a file that is mapped into memory has become shorter: to look beyond its end would end the process."
+        for path,size in self.mapped:
+            if not os.path.exists(path) or os.path.getsize(path) < size: raise shorter(path)
 
     def text(self,
         start:int, # in bytes of text, marks not counted
@@ -146,6 +154,7 @@ class Corpus:
         width:int, # bytes from each of them
     ):             # (values, kinds), two (B, width) uint8 arrays; beyond the end the value is 0 and the kind 3
         "Many parts of the stream at once."
+        self.check()
         starts, m = np.asarray(starts, np.int64), len(self.opening) + len(self.closing)
         values, kinds = np.zeros((len(starts), width), np.uint8), np.zeros((len(starts), width), np.uint8)
         stops = np.minimum(starts + width, self.size)
@@ -180,9 +189,11 @@ class Corpus:
     def documents(self):
         "Iterate over the documents, each as bytes."
         at = 0
+        self.check()
         for p in self.pieces:
             for n in p.lengths.tolist():
-                yield b''.join(self.text(at, at+n)); at += n
+                yield b''.join(self.text(at, at+n))
+                at += n
 
     @functools.cached_property
     def fingerprint(self)->str:
@@ -196,8 +207,9 @@ class Corpus:
 
     @property
     def identity(self)->dict: # source, rule, bytes, documents, fingerprint
-        "What a run has to know to find this text again and to see whether it has changed; how a path was spelled is not in it."
-        return dict(source=self.source, rule=self.rule, bytes=self.text_bytes, documents=self.num_documents, fingerprint=self.fingerprint)
+        "What a run notes to find this text again and to see a change; how a path was spelled is not in it."
+        return dict(source=self.source, rule=self.rule, bytes=self.text_bytes, documents=self.num_documents,
+                    fingerprint=self.fingerprint)
 
 # %% ../nbs/01_data.ipynb #66505c0d
 class OpenFile:
@@ -207,7 +219,7 @@ class OpenFile:
     def __del__(self):
         if hasattr(self, 'file'): self.file.close()
     def _part(self, start, size):
-        if hasattr(os, 'pread'): return os.pread(self.file.fileno(), size, start)      # moves no position that others share
+        if hasattr(os, 'pread'): return os.pread(self.file.fileno(), size, start)      # moves no shared position
         with self.lock:
             self.file.seek(start)
             return self.file.read(size)
@@ -222,12 +234,17 @@ class OpenFile:
             if not more: break
             data += more
         if len(data) == size: return np.frombuffer(data, np.uint8)
-        raise InputError(f"{self.path} has become shorter while it was used, {start+size:,} bytes were there: "
-                         f"a source must not change while it is read, start again with what it holds now")
+        raise shorter(self.path)
+
+def shorter(path)->InputError:
+    return InputError(f"{path} has become shorter while it was used: a source must not change while it is read, "
+                      f"start again with what it holds now")
 
 def _open_file(path):
     try: return OpenFile(path)
-    except OSError as e: raise InputError(f"{path} can no longer be read ({e.strerror or e}): it must not change while it is used") from None
+    except OSError as e:
+        why = e.strerror or e
+        raise InputError(f"{path} can no longer be read ({why}): it must not change while it is used") from None
 
 # %% ../nbs/01_data.ipynb #95f57726
 def _mix(x):
@@ -306,13 +323,14 @@ def _border(piece, least, at):
     "`at`, moved back to where a character begins, but not before `least`."
     first = max(at-3, least)                                               # UTF-8 has at most 3 continuation bytes
     start, size = piece.base + first, at + 1 - first
-    near = piece.data[start:start+size] if isinstance(piece.data, np.ndarray) else _open_file(piece.data).read(start, size)
+    inside = isinstance(piece.data, np.ndarray)
+    near = piece.data[start:start+size] if inside else _open_file(piece.data).read(start, size)
     for back in range(size):
         if near[size-1-back] & 0xC0 != 0x80: return at - back
     return at
 
 def _cut(pieces, at, least=0):
-    "Two lists of pieces, the first with at most `at` bytes: whole documents, unless that gives less than `least` or nothing; then the next one is cut between two characters."
+    "Two lists of pieces, the first with at most `at` bytes: whole documents unless they give less than `least` or nothing."
     before = 0
     for i,p in enumerate(pieces):
         if before + p.text_bytes <= at:
@@ -323,9 +341,10 @@ def _cut(pieces, at, least=0):
         done = int(ends[whole-1]) if whole else 0
         alone = not whole and not i
         part = _border(p, done, at - before) - done if alone or before + done < least else 0
-        head = [*p.lengths[:whole], *([part] if part else [])]
+        head = [*p.lengths[:whole], *([part] if part else [])]             # a part ends between two characters
+        head = [Piece(p.data, head, p.base, p.mapped)] if head else []
         rest = np.r_[p.lengths[whole] - part, p.lengths[whole+1:]]
-        return pieces[:i] + ([Piece(p.data, head, p.base)] if head else []), [Piece(p.data, rest, p.base + done + part)] + pieces[i+1:]
+        return pieces[:i] + head, [Piece(p.data, rest, p.base + done + part, p.mapped)] + pieces[i+1:]
     return pieces, []
 
 def _bytes(pieces): return sum(p.text_bytes for p in pieces)
@@ -359,8 +378,8 @@ def holds_text(
     kind, # an Arrow type
 )->bool:
     "Whether values of a type are text, or bytes because the type says so: `binary`, a list of `uint8`."
-    lists = str(kind.value_type) if hasattr(kind, 'value_type') and 'list' in str(kind) else ''
-    return str(kind) in ('string', 'large_string', 'binary', 'large_binary') or lists == 'uint8' and 'fixed' not in str(kind)
+    if str(kind).startswith(('list<', 'large_list<')): return str(kind.value_type) == 'uint8'
+    return str(kind) in ('string', 'large_string', 'binary', 'large_binary')
 
 def column_pieces(
     data,       # a `datasets.Dataset`
@@ -369,23 +388,26 @@ def column_pieces(
 )->list:        # of `Piece`
     "The rows of a column as documents, where they lie. InputError if there is no such column or it holds no text."
     if column not in data.column_names: raise _no_column(what, column, data.column_names)
-    if data._indices is not None: data = data.flatten_indices()            # shuffled or filtered: write the rows out in their order
-    pieces = []
+    if data._indices is not None: data = data.flatten_indices()            # shuffled or filtered: rows in their order
+    pieces, mapped = [], [(c['filename'], os.path.getsize(c['filename'])) for c in data.cache_files]
     for chunk in data.data.column(column).chunks:
         kind = str(chunk.type)
         if not holds_text(chunk.type): raise _no_text(what, column, kind)
         if chunk.null_count: chunk = chunk.drop_null()
-        buffers, n = chunk.buffers(), len(chunk)
-        ends = np.frombuffer(buffers[1] or b'\0'*8, np.int64 if 'large' in kind else np.int32)[chunk.offset:chunk.offset+n+1].astype(np.int64)
+        buffers, first = chunk.buffers(), chunk.offset
+        ends = np.frombuffer(buffers[1] or b'\0'*8, np.int64 if 'large' in kind else np.int32)
+        ends = ends[first:first+len(chunk)+1].astype(np.int64)
         if 'list' in kind: ends += chunk.values.offset
         lengths = np.diff(ends)
-        if lengths.any(): pieces.append(Piece(np.frombuffer(buffers[-1], np.uint8), lengths[lengths > 0], int(ends[0])))
+        text = np.frombuffer(buffers[-1] or b'', np.uint8)
+        if lengths.any(): pieces.append(Piece(text, lengths[lengths > 0], int(ends[0]), mapped))
     return pieces
 
 # %% ../nbs/01_data.ipynb #2b205148
 def _part(data, split):
     "The name in `data` of a split, for validation also of what stands in for it; None if there is none."
-    return next((s for s in [split] + (['valid', 'val', 'dev', 'test'] if split == 'validation' else []) if s in data), None)
+    names = [split] + (['valid', 'val', 'dev', 'test'] if split == 'validation' else [])
+    return next((s for s in names if s in data), None)
 
 def split_pieces(
     data:dict,  # by split: a list of `Piece`, or a `datasets.Dataset`
@@ -406,7 +428,8 @@ def split_pieces(
         return both[split], {s: _bytes(p) for s,p in both.items()}
     name = _part(data, split)
     if name is None:
-        raise InputError(f"{what} has no split {split!r}: use one of {', '.join(data) + ', or all' if len(data) > 1 else 'train, validation, all'}")
+        names = ', '.join(data) + ', or all' if len(data) > 1 else 'train, validation, all'
+        raise InputError(f"{what} has no split {split!r}: use one of {names}")
     pieces = found(name)
     sizes, other = {split: _bytes(pieces)}, _part(data, {'train': 'validation', 'validation': 'train'}.get(split))
     with contextlib.suppress(InputError):
@@ -438,9 +461,11 @@ def hub_data(
             for m,old in flags: m.HF_HUB_OFFLINE = old
 
 # %% ../nbs/01_data.ipynb #d2138451
-ROWS = {'.jsonl': 'json', '.ndjson': 'json', '.json': 'json', '.csv': 'csv', '.tsv': 'csv', '.parquet': 'parquet', '.arrow': 'arrow'}
+ROWS = {'.jsonl': 'json', '.ndjson': 'json', '.json': 'json', '.csv': 'csv', '.tsv': 'csv',
+        '.parquet': 'parquet', '.arrow': 'arrow'}
 PACKED = {'.gz', '.bz2', '.xz', '.zst', '.zip'}
-WIDE = {codecs.BOM_UTF32_LE: 'utf-32', codecs.BOM_UTF32_BE: 'utf-32', codecs.BOM_UTF16_LE: 'utf-16', codecs.BOM_UTF16_BE: 'utf-16'}
+WIDE = {codecs.BOM_UTF32_LE: 'utf-32', codecs.BOM_UTF32_BE: 'utf-32',
+        codecs.BOM_UTF16_LE: 'utf-16', codecs.BOM_UTF16_BE: 'utf-16'}
 
 def row_ending(
     path:Path,
@@ -492,14 +517,15 @@ def file_pieces(
     return [Piece(f, [n]) for f in files if (n := f.stat().st_size)]
 
 # %% ../nbs/01_data.ipynb #6c2f8e13
-MADE = {'node_modules': 'installed packages', 'site-packages': 'installed packages', '__pycache__': 'cache', 'venv': 'virtual environment',
-        'build': 'build folder', '_build': 'build folder', 'dist': 'build folder'}
+MADE = {'node_modules': 'installed packages', 'site-packages': 'installed packages', '__pycache__': 'cache',
+        'venv': 'virtual environment', 'build': 'build folder', '_build': 'build folder', 'dist': 'build folder'}
 
 def is_run(
     folder:Path,
 )->bool:
     "Whether a folder is a run directory: `train.json` describes a run, or its checkpoints lie there."
-    if any(re.fullmatch(r'\d{8}', os.path.basename(c)) for c in glob.glob(os.path.join(glob.escape(str(folder)), 'checkpoints', '*'))): return True
+    checkpoints = glob.glob(os.path.join(glob.escape(str(folder)), 'checkpoints', '*'))
+    if any(re.fullmatch(r'\d{8}', os.path.basename(c)) for c in checkpoints): return True
     try:
         if (folder/'train.json').stat().st_size > 1e6: return False
         asked = json.loads((folder/'train.json').read_bytes())
@@ -515,20 +541,22 @@ def why_not_entered(
     if folder.name.endswith('.egg-info'): return 'build folder'
     if os.path.exists(folder/'pyvenv.cfg') or os.path.exists(folder/'conda-meta'): return 'virtual environment'
     if os.path.exists(folder/'CACHEDIR.TAG'): return 'cache'
-    return MADE.get(folder.name, '') or ('run directory' if is_run(folder) else '')
+    return MADE.get(folder.name) or ('run directory' if is_run(folder) else '')
 
+# %% ../nbs/01_data.ipynb #6c2f8e25
 def walk(
     root:Path,
     made:bool=False, # whether to enter what programs have made, too
-)->tuple: # files in the order of their paths, and what was left out: a list of paths by reason
+)->tuple:            # files in the order of their paths, and what was left out: a list of paths by reason
     "The files of a folder and of those inside it."
     files, out = [], {}
     def skip(why, path): out.setdefault(why, []).append(path)
     for folder, below, names in os.walk(root, onerror=lambda e: skip('unreadable', Path(e.filename))):
-        why = {n: why_not_entered(Path(folder, n)) for n in below}
+        why = {n: why_not_entered(Path(folder, n)) for n in sorted(below)}
         if made: why = {n: w if w in ('hidden', 'link to a folder', 'run directory') else '' for n,w in why.items()}
-        below[:] = sorted(n for n in below if not why[n])
-        for n in sorted(n for n in why if why[n]): skip(why[n], Path(folder, n))
+        below[:] = [n for n in why if not why[n]]
+        for n in why:
+            if why[n]: skip(why[n], Path(folder, n))
         for f in (Path(folder, n) for n in sorted(names)):
             if f.name.startswith('.'): skip('hidden', f)
             elif os.path.isfile(f): files.append(f)
@@ -547,14 +575,15 @@ def left_out(
     "How many of what were left out, and the first names."
     told = []
     for why,paths in out.items():
-        more = f' and {len(paths)-3} more' if len(paths) > 3 else ''
-        told.append(f"{why} ({len(paths)}: {', '.join(_named(p, root) for p in paths[:3])}{more})")
+        more = f' and {len(paths)-3:,} more' if len(paths) > 3 else ''
+        told.append(f"{why} ({len(paths):,}: {', '.join(_named(p, root) for p in paths[:3])}{more})")
     return ', '.join(told)
 
 # %% ../nbs/01_data.ipynb #6c2f8e15
-SPLITS = {'train': 'train', 'training': 'train', 'valid': 'validation', 'validation': 'validation', 'val': 'validation', 'dev': 'validation',
-          'test': 'test', 'testing': 'test', 'eval': 'test', 'evaluation': 'test'}
-PROGRAMS = set('.py .pyi .ipynb .js .mjs .ts .tsx .c .h .cc .cpp .hpp .cu .java .kt .go .rs .rb .php .pl .sh .bat .lua .r .jl .m .scala .swift .cs'.split())
+SPLITS = {'train': 'train', 'training': 'train', 'valid': 'validation', 'validation': 'validation', 'val': 'validation',
+          'dev': 'validation', 'test': 'test', 'testing': 'test', 'eval': 'test', 'evaluation': 'test'}
+PROGRAMS = set('.py .pyi .ipynb .js .mjs .ts .tsx .c .h .cc .cpp .hpp .cu .java .kt .go .rs .rb .php .pl .sh .bat .lua '
+               '.r .jl .m .scala .swift .cs'.split())
 ABOUT = {'readme', 'license', 'licence', 'copying', 'notice', 'authors', 'changelog', 'citation', 'contributing'}
 
 def split_name(
@@ -568,7 +597,7 @@ def _bears(path, root, rows):
     "The split that a file's folders or its own name say, the outermost first."
     *folders, name = path.relative_to(root).parts
     own = split_name(name) if rows or path.suffix.lower() not in PROGRAMS else None
-    part = re.match(r'(\w+)-\d{5}-of-\d{5}', name) if rows and not own else None      # the Hub's own way to number parts
+    part = re.match(r'(\w+)-\d{5}-of-\d{5}', name) if rows and not own else None      # the Hub numbers parts so
     return next(filter(None, [*map(split_name, folders), own, part and part[1]]), None)
 
 def by_split(
@@ -581,7 +610,7 @@ def by_split(
     for f in files:
         split = _bears(f, root, rows)
         (parts.setdefault(split, []) if split else loose).append(f)
-    rest = [f for f in loose if f.stem.lower() not in ABOUT]               # what is about the folder need not bear a name
+    rest = [f for f in loose if f.stem.lower() not in ABOUT]               # what is about the folder needs no name
     inner = any(f.parent != root for s in parts for f in parts[s]) and all(f.parent == root for f in rest)
     light = inner and sum(f.stat().st_size for f in rest) * 10 <= sum(f.stat().st_size for f in files)
     named = len(parts) > 1 and ('train' in parts or rows and not loose)
@@ -589,7 +618,7 @@ def by_split(
     return {s: parts[s] for s in sorted(parts, key=lambda s: ('train validation test'.split() + [s]).index(s))}, loose
 
 # %% ../nbs/01_data.ipynb #6c2f8e17
-KEEP = 2**26                                                               # larger files of JSON lines are kept as text in the cache
+KEEP = 2**26                                                               # the text of larger files goes to the cache
 OPENERS = {'.gz': gzip.open, '.bz2': bz2.open, '.xz': lzma.open}
 UNREADABLE = ValueError, OSError, EOFError, RecursionError, zlib.error, lzma.LZMAError, csv.Error, StopIteration
 
@@ -616,7 +645,8 @@ def json_rows(
             try: yield n, json.loads(line.decode())
             except (ValueError, RecursionError) as e: yield n, e
 
-JSON_TYPES = {bool: 'a truth value', int: 'a number', float: 'a number', list: 'a list', dict: 'an object', str: 'a text', type(None): 'null'}
+JSON_TYPES = {bool: 'a truth value', int: 'a number', float: 'a number', list: 'a list', dict: 'an object',
+              str: 'a text', type(None): 'null'}
 
 def row_text(
     row,        # what `json_rows` yields
@@ -638,12 +668,13 @@ def json_texts(
     what:str,    # the source, for the sentence
     odd:list,    # is filled with the number of each row that cannot be read, and why
 ):               # yields bytes
-    "The texts of a file of JSON, one for each row that can be read. InputError if more than one row in a hundred cannot."
+    "The texts of a file of JSON, row by row. InputError if more than one row in a hundred cannot be read."
     rows, names, found = 0, {}, False
     for rows, (n, row) in enumerate(json_rows(path), 1):
         text, why = row_text(row, column)
         if text is not None: found = True
-        elif not found and isinstance(row, dict) and len(names) < 50: names.update(dict.fromkeys([column] if column in row else row))
+        elif not found and isinstance(row, dict) and len(names) < 50:
+            names.update(dict.fromkeys([column] if column in row else row))
         if not why: yield text or b''
         else:
             odd.append((n, why))
@@ -652,7 +683,8 @@ def json_texts(
         if names and column not in names: raise _no_column(what, column, names)
         if not odd or odd[0][1].startswith('holds'): raise _no_text(what, column, odd[0][1][6:] if odd else 'null')
     if len(odd) * 100 > rows:
-        raise InputError(f"{what} cannot be loaded (line {odd[0][0]:,} {odd[0][1]}, and {len(odd):,} of {rows:,} rows cannot be read, "
+        n, why = odd[0]
+        raise InputError(f"{what} cannot be loaded (line {n:,} {why}, and {len(odd):,} of {rows:,} rows cannot be read, "
                          f"more than one in a hundred): mend them or take them out")
 
 def json_piece(
@@ -662,18 +694,23 @@ def json_piece(
 )->tuple:       # `Piece`, '' or a sentence about rows that were passed over
     "A file of JSON as documents; in memory, or if it is large in the cache."
     def make(out):
-        odd, lengths = [], []
-        for text in json_texts(path, column, what, odd):
+        odd, lengths, rows = [], [], 0
+        for rows, text in enumerate(json_texts(path, column, what, odd), 1):
             if text: lengths.append(out.write(text))
-        return dict(lengths=lengths, odd=odd[:3], count=len(odd))
+        return dict(lengths=lengths, odd=odd[:3], count=len(odd), rows=rows + len(odd))
     try:
         stat = path.stat()
-        key = hashlib.sha256(repr((os.path.abspath(path), stat.st_size, stat.st_mtime_ns, column)).encode()).hexdigest()[:24]
+        name = repr((os.path.abspath(path), stat.st_size, stat.st_mtime_ns, column))
+        key = hashlib.sha256(to_bytes(name)).hexdigest()[:24]
         piece, index = kept(f'rows-{key}', make) if stat.st_size > KEEP else in_memory(make)
     except InputError: raise
-    except UNREADABLE as e: raise InputError(f"{what} cannot be loaded ({path.name}: {str(e)[:150] or type(e).__name__}): check that it holds what its name says") from None
+    except UNREADABLE as e:
+        why = str(e)[:150] or type(e).__name__
+        raise InputError(f"{what} cannot be loaded ({path.name}: {why}): check that it holds what its name says") from None
+    if not index['count']: return piece, ''
     first = ', '.join(f'line {n:,} {why}' for n,why in index['odd'])
-    return piece, f"{path.name}: {index['count']:,} rows cannot be read and are left out ({first}{', …' if index['count'] > 3 else ''})" if index['count'] else ''
+    more = f" and {index['count']-3:,} more" if index['count'] > 3 else ''
+    return piece, f"left out of {path.name}: {index['count']:,} of {index['rows']:,} rows, which cannot be read ({first}{more})"
 
 # %% ../nbs/01_data.ipynb #6c2f8e19
 def row_columns(
@@ -732,7 +769,8 @@ def load_options(
     "What `datasets` is told so that it reads CSV as it stands: every column is text."
     kind, separator, codec = row_format(files[0])
     if kind != 'csv': return {}
-    return dict(sep=separator, encoding=codec, na_filter=False, converters=dict.fromkeys([*(row_columns(files[0]) or []), column], str))
+    as_text = dict.fromkeys([*(row_columns(files[0]) or []), column], str)
+    return dict(sep=separator, encoding=codec, na_filter=False, converters=as_text)
 
 def load_rows(
     parts:dict,           # lists of files by split, all of one format
@@ -742,15 +780,17 @@ def load_rows(
 )->dict:                  # what `datasets` makes of them, by split
     "Files of rows, read by `datasets`."
     files = [f for s in parts for f in parts[s]]
-    paths = {s: [glob.escape(str(f)) for f in parts[s]] for s in parts}
+    paths, options = {s: [glob.escape(str(f)) for f in parts[s]] for s in parts}, load_options(files, column)
     with quietly(what) as datasets:
-        return dict(datasets.load_dataset(row_kind(files[0]), data_files=paths, streaming=streaming, **load_options(files, column)))
+        return dict(datasets.load_dataset(row_kind(files[0]), data_files=paths, streaming=streaming, **options))
 
+# %% ../nbs/01_data.ipynb #6c2f8e28
 def has_lines(
     path:Path,
 )->bool:
     "Whether a file is one of JSON lines, which have a reader of their own."
-    if row_ending(path) not in ('.jsonl', '.ndjson') or path.suffix.lower() in PACKED and path.suffix.lower() not in OPENERS: return False
+    packed = path.suffix.lower()
+    if row_ending(path) not in ('.jsonl', '.ndjson') or packed in PACKED and packed not in OPENERS: return False
     try:
         with open_rows_file(path) as f: first, _, more = f.read(2**20).lstrip().partition(b'\n')
     except UNREADABLE: return True                                         # whoever reads it says why
@@ -758,6 +798,10 @@ def has_lines(
     try: json.loads(first)
     except (ValueError, RecursionError): return False                      # a list that goes on in the next line
     return bool(more.strip())
+
+def _text_by_datasets(data, column):
+    "Whether `datasets` made text of a column of JSON, and not dates or a mixture."
+    return all(column not in d.column_names or holds_text(d.features[column].pa_type) for d in data.values())
 
 def read_rows(
     parts:dict, # lists of files by split, all of one format
@@ -767,11 +811,12 @@ def read_rows(
     "Files of rows, read by the reader that fits."
     lines = {s: [f for f in parts[s] if has_lines(f)] for s in parts}
     others = {s: [f for f in parts[s] if f not in set(lines[s])] for s in parts if len(lines[s]) < len(parts[s])}
-    data, notes = load_rows(others, column, what) if others else {}, []
+    is_json, data, notes = row_kind(next(iter(parts.values()))[0]) == 'json', {}, []
+    try: data = load_rows(others, column, what) if others else {}
+    except InputError:
+        if not is_json: raise
+    if is_json and (data.keys() != others.keys() or not _text_by_datasets(data, column)): data, lines = {}, parts
     for s in parts:
-        if s in data and row_kind(parts[s][0]) == 'json' and column in data[s].column_names and not holds_text(data[s].features[column].pa_type):
-            lines[s] = parts[s]                                            # taken for dates, or for a mixture
-            del data[s]
         if not lines[s]: continue
         found = [json_piece(f, column, what) for f in lines[s]]
         data[s] = [p for p,_ in found if p.text_bytes] + (column_pieces(data[s], column, what) if s in data else [])
@@ -802,7 +847,7 @@ def sort_folder(
     root:Path,
     column:str,  # of files of rows
     what:str,    # the source, for the sentence
-)->tuple:        # files by split; the documents of text files by path, None for rows; what was left out: lists of paths by reason
+)->tuple:        # files by split; text files as pieces, None for rows; what was left out: lists of paths by reason
     "What of a folder is read. InputError if there is nothing."
     files, out = walk(root)
     rows, texts = [], {}
@@ -819,7 +864,8 @@ def sort_folder(
     if loose: out['named for no split'] = loose
     if used or texts: return parts, None if used else texts, out
     told = f" (left out: {left_out(out, root)})" if out else ''
-    raise InputError(f"{what} holds no text{told}: give a folder with text files, with files of rows ({' '.join(ROWS)}), or a data set saved by `datasets`")
+    raise InputError(f"{what} holds no text{told}: give a folder with text files, with files of rows ({' '.join(ROWS)}), "
+                     f"or a data set saved by `datasets`")
 
 # %% ../nbs/01_data.ipynb #15db3d1a
 def local_path(
@@ -838,18 +884,22 @@ def has_card(
     path:Path,
 )->bool:
     "Whether the README of a folder tells `datasets` which files belong to which split."
-    try: return bool(re.match(r'---\n(.*\n)*?configs:', (path/'README.md').read_bytes()[:10_000].decode(errors='replace').replace('\r', '')))
+    try: head = (path/'README.md').read_bytes()[:10_000].decode(errors='replace').replace('\r', '')
     except OSError: return False
+    return head.startswith('---\n') and '\nconfigs:' in head.split('\n---\n')[0]
 
 def no_source(
     source:str, # which is neither file nor folder
 )->InputError:  # None if it may be a name on the Hub
     "The sentence about a source that looks like a path and is none."
     path = local_path(source)
-    looks_local = path.exists() or source.count('/') > 1 or source[:1] in './~\\' or row_kind(path) or path.suffix.lower() in PACKED | {'.txt', '.md', '.py'}
-    if not looks_local: return None
-    return InputError(f"{source} {'is neither file nor folder' if path.exists() else 'does not exist'}: give a file, a folder, 'stories', 'python', or the name of a data set on the Hugging Face Hub")
+    looks_local = path.exists() or source.count('/') > 1 or source[:1] in './~\\' or row_kind(path)
+    if not looks_local and path.suffix.lower() not in PACKED | {'.txt', '.md', '.py'}: return None
+    wrong = 'is neither file nor folder' if path.exists() else 'does not exist'
+    return InputError(f"{source} {wrong}: give a file, a folder, 'stories', 'python', "
+                      f"or the name of a data set on the Hugging Face Hub")
 
+# %% ../nbs/01_data.ipynb #6c2f8e29
 def open_file(
     path:Path,
     column:str, # of files of rows
@@ -860,7 +910,8 @@ def open_file(
     if row_kind(path): return read_rows({'train': [path]}, column, source)
     if path.suffix.lower() in PACKED: raise InputError(f"{source} is packed: unpack it and give what was inside")
     with open(path, 'rb') as f: wide = wide_piece(path, f.read(4))
-    return {'train': [wide] if wide else file_pieces([path])}, [f"{source} is read as UTF-16 or UTF-32 and turned into UTF-8"] if wide else []
+    if wide: return {'train': [wide]}, [f"{source} is read as UTF-16 or UTF-32 and turned into UTF-8"]
+    return {'train': file_pieces([path])}, []
 
 def open_folder(
     path:Path,
@@ -902,8 +953,10 @@ def open_by_rule_1(
     path = local_path(source)
     if path.is_file() and row_kind(path) == 'csv':
         options = dict(sep='\t') if '.tsv' in path.suffixes else {}
-        with quietly(source) as datasets: return dict(datasets.load_dataset('csv', data_files=glob.escape(str(path)), **options)), []
-    if path.is_file() and path.stat().st_size and not row_kind(path) and path.suffix.lower() not in PACKED: return {'train': file_pieces([path])}, []
+        with quietly(source) as datasets:
+            return dict(datasets.load_dataset('csv', data_files=glob.escape(str(path)), **options)), []
+    if path.is_file() and not row_kind(path) and path.suffix.lower() not in PACKED and path.stat().st_size:
+        return {'train': file_pieces([path])}, []
     if not path.is_dir() or saved_by_datasets(path): return open_source(source, column)
     files, _ = walk(path, made=True)
     texts = [p for f in files if not row_kind(f) and (p := text_piece(f)[0]) and p.data is f]
@@ -911,7 +964,7 @@ def open_by_rule_1(
         with quietly(source) as datasets: return dict(datasets.load_dataset(str(path))), []
     return ({'train': texts}, []) if texts else open_source(source, column)
 
-# %% ../nbs/01_data.ipynb #80cda02a
+# %% ../nbs/01_data.ipynb #6c2f8e31
 def in_memory(
     make,   # writes a text into the file it is given, and returns what there is to know of it, at least `lengths`
 )->tuple:   # `Piece`, and what there is to know
@@ -951,6 +1004,7 @@ def kept(
     except (OSError, ValueError): pass
     return in_memory(make)
 
+# %% ../nbs/01_data.ipynb #80cda02a
 def write_stories(
     out,       # a file to write into
     seed:int,

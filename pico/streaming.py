@@ -8,13 +8,15 @@ __all__ = ['row_bytes', 'Lane', 'held_out', 'line_rows', 'stream_files', 'open_r
 # %% ../nbs/01a_streaming.ipynb #e253ab7f
 import glob, hashlib, itertools, math, os
 import numpy as np, torch
-from .data import (CLOSE, JSON_TYPES, MARKS, OPEN, RULE, TEXT, Corpus, InputError, has_lines, holds_text, hub_data, json_rows, json_texts, load_rows, local_path,
-                       quietly, row_kind, saved_by_datasets, sort_folder, to_bytes, left_out, _no_column, _no_text)
+from .data import (CLOSE, JSON_TYPES, MARKS, OPEN, RULE, TEXT, Corpus, InputError, has_lines, holds_text, hub_data,
+                       json_rows, json_texts, left_out, load_rows, local_path, quietly, row_kind, saved_by_datasets,
+                       sort_folder, to_bytes, _no_column, _no_text)
 
 # %% ../nbs/01a_streaming.ipynb #7d1a0b02
 def row_bytes(
     value,        # of the column that holds the text
-    column:str, what:str, # its name and the source's, for the sentence
+    column:str,   # its name
+    what:str,     # the source, for the sentence
     lists:bool=False, # whether lists are bytes, because the column's type says so
 )->bytes:
     "The text of a row. InputError if it is none."
@@ -110,7 +112,12 @@ def stream_files(
         if row_kind(files[0]) != 'json' or kind and column in kind and holds_text(kind[column].pa_type): return data
     with quietly(what) as datasets:
         _needs_column(files[0], column, what)
-        return {s: datasets.IterableDataset.from_generator(line_rows, gen_kwargs=dict(files=parts[s], column=column, what=what)) for s in parts}
+        made = datasets.IterableDataset.from_generator
+        return {s: made(line_rows, gen_kwargs=dict(files=parts[s], column=column, what=what)) for s in parts}
+
+# %% ../nbs/01a_streaming.ipynb #7d1a0b05
+def _no_stream(source, what):
+    return InputError(f"{source} {what} and needs no streaming: leave --streaming out, files are read where they lie")
 
 def open_rows(
     source:str,        # a data set on the Hub ('owner/name', 'owner/name:configuration'), or a file or folder of rows
@@ -119,19 +126,19 @@ def open_rows(
     "Open a source without reading it."
     path = local_path(source)
     if not path.exists(): return hub_data(source, streaming=True), []
-    if path.is_file() and not row_kind(path): raise InputError(f"{source} is no file of rows and needs no streaming: leave --streaming out, files are read where they lie")
-    if saved_by_datasets(path): raise InputError(f"{source} is stored here already and needs no streaming: leave --streaming out")
+    if path.is_file() and not row_kind(path): raise _no_stream(source, 'is no file of rows')
+    if saved_by_datasets(path): raise _no_stream(source, 'is stored here already')
     if path.is_file(): return stream_files({'train': [path]}, column, source), []
     parts, texts, out = sort_folder(path, column, source)
-    if texts is not None: raise InputError(f"{source} is a folder of text and needs no streaming: leave --streaming out, files are read where they lie")
+    if texts is not None: raise _no_stream(source, 'is a folder of text')
     return stream_files(parts, column, source), [f"left out of {source}: {left_out(out, path)}"] if out else []
 
 def open_rows_by_rule_1(
     source:str, # a data set on the Hub, or a file or folder of rows
 )->dict:        # `datasets.IterableDataset` by split
-    "As `open_rows`, for a run that began with rule 1: `datasets` reads JSON lines, too, and looks for missing values in CSV."
+    "As `open_rows`, for a run that began with rule 1: `datasets` reads JSON lines too, and CSV has missing values."
     path = local_path(source)
-    if not path.exists() or saved_by_datasets(path) or path.is_file() and not row_kind(path): return open_rows(source)[0]
+    if not path.is_dir() and not row_kind(path) or saved_by_datasets(path) or not path.exists(): return open_rows(source)[0]
     with quietly(source) as datasets:
         if path.is_dir(): return datasets.load_dataset(str(path), streaming=True)
         options = dict(sep='\t') if '.tsv' in path.suffixes else {}
@@ -147,12 +154,14 @@ class Stream:
         rule:int=RULE,     # how to read it: 1 for a run that began so
     ):                     # `.notes` says what was left out
         self.name, self.column, self.marks, self.rule = str(source), column, marks, rule
-        self.source = os.path.abspath(local_path(source)) if local_path(source).exists() else self.name
+        path = local_path(source)
+        self.source = os.path.abspath(path) if path.exists() else self.name   # the same however a path was spelled
         self.splits, self.notes = (open_rows_by_rule_1(self.name), []) if rule == 1 else open_rows(self.name, column)
         self.split = 'train' if 'train' in self.splits else next(iter(self.splits))
         self.data, self.lists = self.splits[self.split], False
         with quietly(self.name): self._look()
-        self.apart = next((s for s in ('validation', 'valid', 'val', 'dev', 'test') if s in self.splits and s != self.split), None)
+        names = ('validation', 'valid', 'val', 'dev', 'test')
+        self.apart = next((s for s in names if s in self.splits and s != self.split), None)
         self.leave_out = (lambda text: False) if self.apart else held_out
 
     def _look(self):
@@ -160,7 +169,7 @@ class Stream:
         first = None if self.data.features else next(iter(self.data), {})
         names = list(self.data.features or first)
         if self.column not in names: raise _no_column(self.name, self.column, names)
-        if len(names) > 1: self.data = self.data.select_columns([self.column])
+        if len(names) > 1 or self.rule == 1: self.data = self.data.select_columns([self.column])
         if first is not None: return row_bytes(first[self.column], self.column, self.name)
         kind = self.data.features.arrow_schema.field(self.column).type
         if not holds_text(kind): raise _no_text(self.name, self.column, kind)
@@ -184,7 +193,7 @@ class Stream:
     def validation(self,
         size:int, # bytes of text wanted
     )->Corpus:    # None if there are no such documents near the beginning
-        "Held-out text: the first documents of the validation split, or the first held-out ones among 300 times as much text."
+        "Held-out text: the first of the validation split, or the first held-out documents among 300 times as much text."
         rows, found, have, seen = self.data if self.apart is None else self.splits[self.apart], [], 0, 0
         with quietly(self.name):
             for row in rows:
@@ -203,12 +212,15 @@ class Stream:
     ):
         "Open the lanes that this process's rows need."
         from datasets.distributed import split_dataset_by_node
-        if batch_size % world_size: raise InputError(f"batch_size={batch_size} is no multiple of the {world_size} processes: every process takes equally many rows")
+        if batch_size % world_size:
+            raise InputError(f"batch_size={batch_size} is no multiple of the {world_size} processes: "
+                             f"every process takes equally many rows")
         self.T, self.N, self.B, self.rank = context_len, next_tokens, batch_size // world_size, rank
         count = math.gcd(self.data.num_shards, batch_size)
         self.each = batch_size // count                            # rows that a lane fills in each micro-step
         mine = sorted({row // self.each for row in range(rank*self.B, (rank+1)*self.B)})
-        self.lanes = {i: Lane(split_dataset_by_node(self.data, i, count), self.column, self.marks, self.leave_out, self.name, self.lists) for i in mine}
+        how = self.column, self.marks, self.leave_out, self.name, self.lists
+        self.lanes = {i: Lane(split_dataset_by_node(self.data, i, count), *how) for i in mine}
         return self
 
     def ready(self, micro:int=1)->None:

@@ -173,7 +173,7 @@ def test_one_odd_row(case, ending, tmp_path, capfd):
     assert texts(f) == good[:100] + extra + good[100:]
     notes = load_corpus(f).notes
     if case in ('a date is text', 'null', 'another column', 'blank'): assert notes == []
-    else: assert len(notes) == 1 and f'a.{ending}: 1 rows cannot be read and are left out (line 101 ' in notes[0]
+    else: assert len(notes) == 1 and f'left out of a.{ending}: 1 of 201 rows, which cannot be read (line 101 ' in notes[0]
     out, err = capfd.readouterr()
     assert out + err == ''
 
@@ -181,7 +181,7 @@ def test_more_than_one_odd_row_in_a_hundred(tmp_path):
     f = tmp_path/'a.jsonl'
     rows = [dict(text=f'row {i}') for i in range(198)]
     f.write_text(lines(*rows, 'x', 'y'))
-    assert len(texts(f)) == 198 and '2 rows cannot be read' in load_corpus(f).notes[0]
+    assert len(texts(f)) == 198 and '2 of 200 rows' in load_corpus(f).notes[0]
     f.write_text(lines(*rows, 'x', 'y', dict(text=1)))
     fails(f, 'a.jsonl cannot be loaded', 'line 199 is no JSON', '3 of 201 rows')
     f.write_text(lines(dict(text=1), dict(text=2)))
@@ -205,6 +205,15 @@ def test_a_list_in_a_file_of_lines_and_a_mixture_in_a_list(tmp_path):
     assert texts(tmp_path/'a.jsonl') == ['a', 'b']
     (tmp_path/'a.json').write_text(json.dumps([dict(text=f'{i}') for i in range(150)] + [dict(text=7)]))
     assert len(texts(tmp_path/'a.json')) == 150 and 'line 151 holds a number' in load_corpus(tmp_path/'a.json').notes[0]
+
+@pytest.mark.parametrize('odd', ['{"text": "\\ud83d"}', '{"text": 7}', '{"text": [1]}'])
+def test_one_odd_row_in_a_list(odd, tmp_path):
+    (tmp_path/'a.json').write_text('[' + ', '.join([json.dumps(dict(text=f'row {i}')) for i in range(200)] + [odd]) + ']')
+    assert texts(tmp_path/'a.json') == [f'row {i}' for i in range(200)] and '1 of 201 rows' in load_corpus(tmp_path/'a.json').notes[0]
+
+def test_a_broken_list_is_refused(tmp_path):
+    (tmp_path/'a.json').write_text('[{"text": "a"}, {"te')
+    fails(tmp_path/'a.json', 'a.json cannot be loaded', 'check that it holds what its name says')
 
 def test_large_files_of_lines_are_kept_in_the_cache(tmp_path, monkeypatch):
     f = tmp_path/'a.jsonl'
@@ -353,6 +362,16 @@ for ask in (lambda: [batch(c, s, 4, 512, 8) for s in range(400)], lambda: c.fing
     r = subprocess.run([sys.executable, '-c', code, str(f), str(left)], capture_output=True, text=True)
     assert r.returncode == 0 and r.stderr == '', r.stderr[-500:]
     assert len(r.stdout.splitlines()) == 3 and all('has become shorter while it was used' in l and 'must not change' in l for l in r.stdout.splitlines()), r.stdout
+
+def test_a_saved_data_set_cut_short_while_it_is_read(tmp_path):
+    import datasets
+    datasets.Dataset.from_dict(dict(text=[words(100, i) for i in range(400)])).save_to_disk(tmp_path/'d')
+    c = load_corpus(tmp_path/'d')
+    batch(c, 0, 4, 512, 8)
+    file, = (tmp_path/'d').glob('*.arrow')
+    with open(file, 'r+b') as f: f.truncate(5000)
+    for ask in (lambda: batch(c, 1, 4, 512, 8), lambda: c.fingerprint, lambda: list(c.documents())):
+        with pytest.raises(InputError, match='has become shorter while it was used'): ask()
 
 def test_a_file_that_is_gone(tmp_path):
     d = files(tmp_path/'d', {f'{i:03d}.txt': words(100, i) for i in range(80)})
