@@ -8,10 +8,10 @@ __all__ = ['BYTE_CLASSES', 'MARKS', 'TEXT', 'OPEN', 'CLOSE', 'NOTHING', 'RULE', 
            'TextDecoder', 'byte_class', 'Piece', 'Corpus', 'OpenFile', 'shorter', 'shuffled', 'chunks_per_epoch',
            'chunk_starts', 'batch', 'quietly', 'holds_text', 'column_pieces', 'split_pieces', 'hub_data', 'row_ending',
            'row_kind', 'wide_codec', 'wide_piece', 'text_piece', 'file_pieces', 'is_run', 'why_not_entered', 'walk',
-           'left_out', 'split_name', 'by_split', 'open_rows_file', 'json_rows', 'row_text', 'json_texts', 'json_piece',
-           'row_columns', 'row_format', 'why_no_rows', 'is_settings', 'load_options', 'load_rows', 'has_lines',
-           'read_rows', 'pick_rows', 'sort_folder', 'local_path', 'saved_by_datasets', 'has_card', 'no_source',
-           'open_file', 'open_folder', 'open_source', 'open_by_rule_1', 'in_memory', 'cache_folder', 'kept',
+           'left_out', 'split_name', 'by_split', 'in_memory', 'cache_folder', 'kept', 'open_rows_file', 'json_rows',
+           'row_text', 'json_texts', 'json_piece', 'row_columns', 'row_format', 'why_no_rows', 'is_settings',
+           'load_options', 'load_rows', 'has_lines', 'read_rows', 'pick_rows', 'sort_folder', 'local_path',
+           'saved_by_datasets', 'has_card', 'no_source', 'open_file', 'open_folder', 'open_source', 'open_by_rule_1',
            'write_stories', 'story_piece', 'python_files', 'load_corpus']
 
 # %% ../nbs/01_data.ipynb #e23666d9
@@ -617,6 +617,46 @@ def by_split(
     if not named or not (rows or light or not rest): return {'train': files}, []
     return {s: parts[s] for s in sorted(parts, key=lambda s: ('train validation test'.split() + [s]).index(s))}, loose
 
+# %% ../nbs/01_data.ipynb #6c2f8e31
+def in_memory(
+    make,   # writes a text into the file it is given, and returns what there is to know of it, at least `lengths`
+)->tuple:   # `Piece`, and what there is to know
+    "A text that is made and held in memory."
+    out = io.BytesIO()
+    index = make(out)
+    return Piece(np.frombuffer(out.getbuffer(), np.uint8), index['lengths']), index
+
+def cache_folder()->Path:
+    "Where texts are kept that were made once. OSError if there is no home to keep them in."
+    if os.environ.get('PICO_CACHE'): return Path(os.environ['PICO_CACHE'])
+    home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+    if home.startswith('~'): raise OSError('there is no home directory')
+    return Path(home)/'pico'
+
+def kept(
+    name:str, # what it is called in the cache
+    make,     # see `in_memory`
+)->tuple:     # `Piece`, and what there is to know
+    "A text from the cache; made first, and in memory if the cache cannot be written."
+    try:
+        folder = cache_folder()/name
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent) as d:
+                new = Path(d)/'new'
+                new.mkdir()
+                with open(new/'text', 'wb') as out:
+                    index = make(out)
+                    out.flush()
+                    os.fsync(out.fileno())
+                (new/'index.json').write_text(json.dumps(index))
+                with contextlib.suppress(OSError): new.rename(folder)      # another process may have been first
+        index = json.loads((folder/'index.json').read_text())
+        if (folder/'text').stat().st_size == sum(index['lengths']): return Piece(folder/'text', index['lengths']), index
+    except InputError: raise
+    except (OSError, ValueError): pass
+    return in_memory(make)
+
 # %% ../nbs/01_data.ipynb #6c2f8e17
 KEEP = 2**26                                                               # the text of larger files goes to the cache
 OPENERS = {'.gz': gzip.open, '.bz2': bz2.open, '.xz': lzma.open}
@@ -684,9 +724,10 @@ def json_texts(
         if not odd or odd[0][1].startswith('holds'): raise _no_text(what, column, odd[0][1][6:] if odd else 'null')
     if len(odd) * 100 > rows:
         n, why = odd[0]
-        raise InputError(f"{what} cannot be loaded (line {n:,} {why}, and {len(odd):,} of {rows:,} rows cannot be read, "
-                         f"more than one in a hundred): mend them or take them out")
+        raise InputError(f"{what} cannot be loaded (line {n:,} {why}, and {len(odd):,} of {rows:,} rows cannot be read, more "
+                         f"than one in a hundred): mend them or take them out")
 
+# %% ../nbs/01_data.ipynb #6c2f8e33
 def json_piece(
     path:Path,
     column:str, # the column that holds the text
@@ -706,11 +747,13 @@ def json_piece(
     except InputError: raise
     except UNREADABLE as e:
         why = str(e)[:150] or type(e).__name__
-        raise InputError(f"{what} cannot be loaded ({path.name}: {why}): check that it holds what its name says") from None
+        raise InputError(f"{what} cannot be loaded ({path.name}: {why}): "
+                         f"check that it holds what its name says") from None
     if not index['count']: return piece, ''
     first = ', '.join(f'line {n:,} {why}' for n,why in index['odd'])
     more = f" and {index['count']-3:,} more" if index['count'] > 3 else ''
-    return piece, f"left out of {path.name}: {index['count']:,} of {index['rows']:,} rows, which cannot be read ({first}{more})"
+    many = f"{index['count']:,} of {index['rows']:,} rows"
+    return piece, f"left out of {path.name}: {many}, which cannot be read ({first}{more})"
 
 # %% ../nbs/01_data.ipynb #6c2f8e19
 def row_columns(
@@ -864,8 +907,8 @@ def sort_folder(
     if loose: out['named for no split'] = loose
     if used or texts: return parts, None if used else texts, out
     told = f" (left out: {left_out(out, root)})" if out else ''
-    raise InputError(f"{what} holds no text{told}: give a folder with text files, with files of rows ({' '.join(ROWS)}), "
-                     f"or a data set saved by `datasets`")
+    raise InputError(f"{what} holds no text{told}: give a folder with text files, with files of rows "
+                     f"({' '.join(ROWS)}), or a data set saved by `datasets`")
 
 # %% ../nbs/01_data.ipynb #15db3d1a
 def local_path(
@@ -964,46 +1007,6 @@ def open_by_rule_1(
         with quietly(source) as datasets: return dict(datasets.load_dataset(str(path))), []
     return ({'train': texts}, []) if texts else open_source(source, column)
 
-# %% ../nbs/01_data.ipynb #6c2f8e31
-def in_memory(
-    make,   # writes a text into the file it is given, and returns what there is to know of it, at least `lengths`
-)->tuple:   # `Piece`, and what there is to know
-    "A text that is made and held in memory."
-    out = io.BytesIO()
-    index = make(out)
-    return Piece(np.frombuffer(out.getbuffer(), np.uint8), index['lengths']), index
-
-def cache_folder()->Path:
-    "Where texts are kept that were made once. OSError if there is no home to keep them in."
-    if os.environ.get('PICO_CACHE'): return Path(os.environ['PICO_CACHE'])
-    home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-    if home.startswith('~'): raise OSError('there is no home directory')
-    return Path(home)/'pico'
-
-def kept(
-    name:str, # what it is called in the cache
-    make,     # see `in_memory`
-)->tuple:     # `Piece`, and what there is to know
-    "A text from the cache; made first, and in memory if the cache cannot be written."
-    try:
-        folder = cache_folder()/name
-        if not folder.exists():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder.parent) as d:
-                new = Path(d)/'new'
-                new.mkdir()
-                with open(new/'text', 'wb') as out:
-                    index = make(out)
-                    out.flush()
-                    os.fsync(out.fileno())
-                (new/'index.json').write_text(json.dumps(index))
-                with contextlib.suppress(OSError): new.rename(folder)      # another process may have been first
-        index = json.loads((folder/'index.json').read_text())
-        if (folder/'text').stat().st_size == sum(index['lengths']): return Piece(folder/'text', index['lengths']), index
-    except InputError: raise
-    except (OSError, ValueError): pass
-    return in_memory(make)
-
 # %% ../nbs/01_data.ipynb #80cda02a
 def write_stories(
     out,       # a file to write into
@@ -1040,19 +1043,22 @@ def python_files()->list:
 
 # %% ../nbs/01_data.ipynb #66b377cf
 def load_corpus(
-    source,             # 'stories', 'python', a file or folder, or the name of a Hugging Face data set ('owner/name', 'owner/name:configuration')
+    source,             # 'stories', 'python', a file or folder, or a Hugging Face data set ('owner/name:configuration')
     split:str='train',  # 'train', 'validation', 'all', or another split that the data set has
     column:str='text',  # where rows have columns: the one to read
-    limit:int=None,     # at most so many bytes of text, and 90% of that or more if there is as much; stories stay whole, and there are 8 MB (validation 400 kB) if not given
+    # at most so many bytes of text, and not less than 90% of that where there is as much; stories stay whole,
+    # and there are 8 MB (validation 400 kB) if it is not given
+    limit:int=None,
     marks:str='bytes',  # a name in `MARKS`
     seed:int=0,         # for stories: another number, other stories
     rule:int=RULE,      # how to read and divide it: 1 for a run that began so
-)->Corpus:              # `.notes` says what was left out, `.sizes` the bytes of each split, `.identity` what a run notes
+)->Corpus:              # `.notes`: what was left out; `.sizes`: bytes of each split; `.identity`: what a run notes
     "A corpus from what is built in, from files, or from the Hub. `InputError` says in one sentence what is wrong."
     name, notes, floor = str(source), [], None
     if limit is not None and limit < 1: raise InputError(f"limit={limit}: give at least 1 byte")
     splits = dict(stories=('train', 'validation'), python=('train', 'validation', 'all')).get(name)
-    if splits and split not in splits: raise InputError(f"{name} has no split {split!r}: use one of {', '.join(splits)}")
+    if splits and split not in splits:
+        raise InputError(f"{name} has no split {split!r}: use one of {', '.join(splits)}")
     try:
         if name == 'stories':
             piece, floor = story_piece(2*seed + splits.index(split), limit or (8_000_000, 400_000)[splits.index(split)])
@@ -1062,9 +1068,10 @@ def load_corpus(
             else: data, notes = (open_by_rule_1 if rule == 1 else open_source)(name, column)
             pieces, sizes = split_pieces(data, split, column, name, whole=rule == 1 or name == 'python')
         if limit is not None: pieces = _cut(pieces, limit, 0 if rule == 1 else limit*9//10)[0]
-    except OSError as e: raise InputError(f"{name} cannot be read ({e.strerror or e}): give a source that can") from None
+    except OSError as e:
+        raise InputError(f"{name} cannot be read ({e.strerror or e}): give a source that can") from None
     corpus = Corpus(pieces, marks, name, floor)
     if not corpus.text_bytes: raise InputError(f"{name} holds no text for {split}: give a longer source")
     corpus.notes, corpus.rule, corpus.sizes = notes, rule, sizes | {split: corpus.text_bytes}
-    if name not in ('stories', 'python') and local_path(name).exists(): corpus.source = os.path.abspath(local_path(name))
+    if not splits and local_path(name).exists(): corpus.source = os.path.abspath(local_path(name))
     return corpus

@@ -138,7 +138,8 @@ def open_rows_by_rule_1(
 )->dict:        # `datasets.IterableDataset` by split
     "As `open_rows`, for a run that began with rule 1: `datasets` reads JSON lines too, and CSV has missing values."
     path = local_path(source)
-    if not path.is_dir() and not row_kind(path) or saved_by_datasets(path) or not path.exists(): return open_rows(source)[0]
+    if not path.exists() or saved_by_datasets(path): return open_rows(source)[0]
+    if path.is_file() and not row_kind(path): return open_rows(source)[0]
     with quietly(source) as datasets:
         if path.is_dir(): return datasets.load_dataset(str(path), streaming=True)
         options = dict(sep='\t') if '.tsv' in path.suffixes else {}

@@ -206,7 +206,7 @@ def test_a_list_in_a_file_of_lines_and_a_mixture_in_a_list(tmp_path):
     (tmp_path/'a.json').write_text(json.dumps([dict(text=f'{i}') for i in range(150)] + [dict(text=7)]))
     assert len(texts(tmp_path/'a.json')) == 150 and 'line 151 holds a number' in load_corpus(tmp_path/'a.json').notes[0]
 
-@pytest.mark.parametrize('odd', ['{"text": "\\ud83d"}', '{"text": 7}', '{"text": [1]}'])
+@pytest.mark.parametrize('odd', ['{"text": 7}', '7', '{"text": [1]}'])
 def test_one_odd_row_in_a_list(odd, tmp_path):
     (tmp_path/'a.json').write_text('[' + ', '.join([json.dumps(dict(text=f'row {i}')) for i in range(200)] + [odd]) + ']')
     assert texts(tmp_path/'a.json') == [f'row {i}' for i in range(200)] and '1 of 201 rows' in load_corpus(tmp_path/'a.json').notes[0]
