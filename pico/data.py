@@ -9,10 +9,10 @@ __all__ = ['BYTE_CLASSES', 'MARKS', 'TEXT', 'OPEN', 'CLOSE', 'NOTHING', 'RULE', 
            'chunk_starts', 'batch', 'quietly', 'holds_text', 'column_pieces', 'split_pieces', 'hub_data', 'row_ending',
            'row_kind', 'wide_codec', 'wide_piece', 'text_piece', 'file_pieces', 'is_run', 'why_not_entered', 'walk',
            'left_out', 'split_name', 'by_split', 'in_memory', 'cache_folder', 'kept', 'open_rows_file', 'json_rows',
-           'row_text', 'json_texts', 'json_piece', 'row_columns', 'row_format', 'why_no_rows', 'is_settings',
-           'load_options', 'load_rows', 'has_lines', 'read_rows', 'pick_rows', 'sort_folder', 'local_path',
-           'saved_by_datasets', 'has_card', 'no_source', 'open_file', 'open_folder', 'open_source', 'open_by_rule_1',
-           'write_stories', 'story_piece', 'python_files', 'load_corpus']
+           'row_text', 'json_texts', 'odd_rows', 'json_piece', 'row_columns', 'row_format', 'why_no_rows',
+           'is_settings', 'load_options', 'load_rows', 'has_lines', 'read_rows', 'pick_rows', 'sort_folder',
+           'local_path', 'saved_by_datasets', 'has_card', 'no_source', 'open_file', 'open_folder', 'open_source',
+           'open_by_rule_1', 'write_stories', 'story_piece', 'python_files', 'load_corpus']
 
 # %% ../nbs/01_data.ipynb #e23666d9
 import bz2, codecs, contextlib, csv, functools, glob, gzip, hashlib, io, json, lzma, os, re, sys, sysconfig, tempfile
@@ -350,6 +350,14 @@ def _cut(pieces, at, least=0):
 def _bytes(pieces): return sum(p.text_bytes for p in pieces)
 
 # %% ../nbs/01_data.ipynb #e814c1a0
+def _unwritable(error):
+    "The folder of `datasets` that could not be written, if that is what went wrong."
+    import datasets
+    cache = str(datasets.config.HF_DATASETS_CACHE)
+    while error:
+        if isinstance(error, OSError) and str(error.filename or '').startswith(cache): return cache
+        error = error.__cause__ or error.__context__
+
 @contextlib.contextmanager
 def quietly(
     what:str, # the source, for the sentence
@@ -357,11 +365,15 @@ def quietly(
     "The module `datasets` without progress bars and log lines; whatever goes wrong in it becomes one sentence."
     import datasets                                                        # here, because it takes a second or two
     bars, level = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
-    datasets.disable_progress_bars(); datasets.logging.set_verbosity(datasets.logging.CRITICAL + 1)
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL + 1)
     try: yield datasets
     except InputError: raise
     except Exception as e:
         why = (str(e.__cause__ or e).strip() or type(e).__name__).splitlines()[0][:200]
+        if cache := _unwritable(e):
+            raise InputError(f"{what} cannot be loaded, for the cache in {cache} cannot be written ({why}): "
+                             f"set HF_HOME to a folder that can") from None
         raise InputError(f"{what} cannot be loaded ({why}): check that it holds what its name says") from None
     finally:
         datasets.logging.set_verbosity(level)
@@ -728,6 +740,17 @@ def json_texts(
                          f"than one in a hundred): mend them or take them out")
 
 # %% ../nbs/01_data.ipynb #6c2f8e33
+def odd_rows(
+    name:str,      # of the file
+    odd:list,      # the first of the rows that were passed over: number, and why
+    count:int,     # how many they are
+    rows:int=None, # among how many, if that is known
+)->str:
+    "A sentence about rows that were passed over."
+    first = ', '.join(f'line {n:,} {why}' for n,why in odd[:3])
+    more = f" and {count-3:,} more" if count > 3 else ''
+    return f"left out of {name}: rows that cannot be read ({count:,}{f' of {rows:,}' if rows else ''}: {first}{more})"
+
 def json_piece(
     path:Path,
     column:str, # the column that holds the text
@@ -749,11 +772,7 @@ def json_piece(
         why = str(e)[:150] or type(e).__name__
         raise InputError(f"{what} cannot be loaded ({path.name}: {why}): "
                          f"check that it holds what its name says") from None
-    if not index['count']: return piece, ''
-    first = ', '.join(f'line {n:,} {why}' for n,why in index['odd'])
-    more = f" and {index['count']-3:,} more" if index['count'] > 3 else ''
-    many = f"{index['count']:,} of {index['rows']:,} rows"
-    return piece, f"left out of {path.name}: {many}, which cannot be read ({first}{more})"
+    return piece, odd_rows(path.name, index['odd'], index['count'], index['rows']) if index['count'] else ''
 
 # %% ../nbs/01_data.ipynb #6c2f8e19
 def row_columns(
@@ -967,7 +986,9 @@ def open_folder(
         return dict(data) if hasattr(data, 'keys') else {'train': data}, []
     parts, texts, out = sort_folder(path, column, source)
     if texts is None and has_card(path):
-        with quietly(source) as datasets: return dict(datasets.load_dataset(str(path))), []
+        options = load_options([f for s in parts for f in parts[s]], column)
+        options.pop('sep', None)                                           # the README may say
+        with quietly(source) as datasets: return dict(datasets.load_dataset(str(path), **options)), []
     if texts is None: data, notes = read_rows(parts, column, source)
     else:
         data = {s: [texts[f] for f in parts[s]] for s in parts}

@@ -9,7 +9,7 @@ __all__ = ['row_bytes', 'Lane', 'held_out', 'line_rows', 'stream_files', 'open_r
 import glob, hashlib, itertools, math, os
 import numpy as np, torch
 from .data import (CLOSE, JSON_TYPES, MARKS, OPEN, RULE, TEXT, Corpus, InputError, has_lines, holds_text, hub_data,
-                       json_rows, json_texts, left_out, load_rows, local_path, quietly, row_kind, saved_by_datasets,
+                       json_rows, json_texts, left_out, load_rows, local_path, odd_rows, quietly, row_kind, saved_by_datasets,
                        sort_folder, to_bytes, _no_column, _no_text)
 
 # %% ../nbs/01a_streaming.ipynb #7d1a0b02
@@ -88,11 +88,16 @@ def held_out(
 
 # %% ../nbs/01a_streaming.ipynb #ad17a61c
 def line_rows(
-    files, column, what, # of JSON; the column that holds the text; the source, for the sentence
-):                       # yields rows
+    files:list, # of JSON
+    column:str, # the column that holds the text
+    what:str,   # the source, for the sentence
+    odd:dict,   # is filled with the rows that were passed over, a list by file
+):              # yields rows
     "The rows of files of JSON, for `datasets` to deal out."
     for f in files:
-        for text in json_texts(f, column, what, []): yield {column: text.decode()}
+        found = []
+        for text in json_texts(f, column, what, found): yield {column: text.decode()}
+        odd[str(f)] = found                                        # known when the file has been read
 
 def _needs_column(file, column, what):
     "InputError if the first rows of a file of JSON have columns, but not this one."
@@ -103,6 +108,7 @@ def stream_files(
     parts:dict, # lists of files by split, all of one format
     column:str, # the column that holds the text
     what:str,   # the source, for the sentence
+    odd:dict,   # is filled with the rows of JSON that are passed over, a list by file
 )->dict:        # `datasets.IterableDataset` by split
     "Open files of rows without reading them."
     files = [f for s in parts for f in parts[s]]
@@ -113,7 +119,7 @@ def stream_files(
     with quietly(what) as datasets:
         _needs_column(files[0], column, what)
         made = datasets.IterableDataset.from_generator
-        return {s: made(line_rows, gen_kwargs=dict(files=parts[s], column=column, what=what)) for s in parts}
+        return {s: made(line_rows, gen_kwargs=dict(files=parts[s], column=column, what=what, odd=odd)) for s in parts}
 
 # %% ../nbs/01a_streaming.ipynb #7d1a0b05
 def _no_stream(source, what):
@@ -122,16 +128,18 @@ def _no_stream(source, what):
 def open_rows(
     source:str,        # a data set on the Hub ('owner/name', 'owner/name:configuration'), or a file or folder of rows
     column:str='text', # the column that holds the text
+    odd:dict=None,     # is filled with the rows of JSON that are passed over, a list by file
 )->tuple:              # `datasets.IterableDataset` by split, and sentences about what is left out
     "Open a source without reading it."
-    path = local_path(source)
+    path, odd = local_path(source), {} if odd is None else odd
     if not path.exists(): return hub_data(source, streaming=True), []
     if path.is_file() and not row_kind(path): raise _no_stream(source, 'is no file of rows')
     if saved_by_datasets(path): raise _no_stream(source, 'is stored here already')
-    if path.is_file(): return stream_files({'train': [path]}, column, source), []
+    if path.is_file(): return stream_files({'train': [path]}, column, source, odd), []
     parts, texts, out = sort_folder(path, column, source)
     if texts is not None: raise _no_stream(source, 'is a folder of text')
-    return stream_files(parts, column, source), [f"left out of {source}: {left_out(out, path)}"] if out else []
+    notes = [f"left out of {source}: {left_out(out, path)}"] if out else []
+    return stream_files(parts, column, source, odd), notes
 
 def open_rows_by_rule_1(
     source:str, # a data set on the Hub, or a file or folder of rows
@@ -153,11 +161,13 @@ class Stream:
         column:str='text', # that holds the text
         marks:str='bytes', # a name in `MARKS`
         rule:int=RULE,     # how to read it: 1 for a run that began so
-    ):                     # `.notes` says what was left out
+    ):                     # `.notes` says what was left out so far
         self.name, self.column, self.marks, self.rule = str(source), column, marks, rule
         path = local_path(source)
         self.source = os.path.abspath(path) if path.exists() else self.name   # the same however a path was spelled
-        self.splits, self.notes = (open_rows_by_rule_1(self.name), []) if rule == 1 else open_rows(self.name, column)
+        self.odd = {}                                              # rows of JSON that were passed over, a list by file
+        opened = (open_rows_by_rule_1(self.name), []) if rule == 1 else open_rows(self.name, column, self.odd)
+        self.splits, self.left_out = opened
         self.split = 'train' if 'train' in self.splits else next(iter(self.splits))
         self.data, self.lists = self.splits[self.split], False
         with quietly(self.name): self._look()
@@ -185,6 +195,11 @@ class Stream:
                 first.append(str(row[self.column])[:1000])
                 if len(first) == 16: break
         return hashlib.sha256(repr((self.data.num_shards, self.marks, first)).encode()).hexdigest()[:16]
+
+    @property
+    def notes(self)->list:
+        "Sentences about what has been left out so far."
+        return self.left_out + [odd_rows(os.path.basename(f), odd, len(odd)) for f,odd in self.odd.items() if odd]
 
     @property
     def identity(self)->dict: # source, rule, fingerprint

@@ -122,8 +122,8 @@ def test_names_of_files_of_rows(tmp_path):
     assert texts(d, 'train') == ['a', 'b'] and texts(d, 'validation') == ['c'] and 'named for no split (1: more.jsonl)' in load_corpus(d).notes[0]
     d = files(tmp_path/'b', {'data/old-00000-of-00001.jsonl': row('a'), 'data/new-00000-of-00001.jsonl': row('b')})
     assert texts(d, 'old') == ['a'] and texts(d, 'new') == ['b']
-    d = files(tmp_path/'c', {'README.md': '---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: one.csv\n  - split: test\n    path: two.csv\n---\n', 'one.csv': 'text\n' + 'a\n'*99, 'two.csv': 'text\nb\n'})
-    assert texts(d, 'train') == ['a']*99 and texts(d, 'test') == ['b']
+    d = files(tmp_path/'c', {'README.md': '---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: one.csv\n  - split: test\n    path: two.csv\n---\n', 'one.csv': 'text\nNA\n' + 'a\n'*98, 'two.csv': 'text\nb\n'})
+    assert texts(d, 'train') == ['NA'] + ['a']*98 and texts(d, 'test') == ['b']
 
 @pytest.mark.parametrize('sizes', [(10, 50_000), (300, 300, 5000), (9_000, 10, 10, 5_000), (40,)*500])
 @pytest.mark.parametrize('limit', [500, 5_000])
@@ -173,7 +173,7 @@ def test_one_odd_row(case, ending, tmp_path, capfd):
     assert texts(f) == good[:100] + extra + good[100:]
     notes = load_corpus(f).notes
     if case in ('a date is text', 'null', 'another column', 'blank'): assert notes == []
-    else: assert len(notes) == 1 and f'left out of a.{ending}: 1 of 201 rows, which cannot be read (line 101 ' in notes[0]
+    else: assert len(notes) == 1 and f'left out of a.{ending}: rows that cannot be read (1 of 201: line 101 ' in notes[0]
     out, err = capfd.readouterr()
     assert out + err == ''
 
@@ -181,7 +181,7 @@ def test_more_than_one_odd_row_in_a_hundred(tmp_path):
     f = tmp_path/'a.jsonl'
     rows = [dict(text=f'row {i}') for i in range(198)]
     f.write_text(lines(*rows, 'x', 'y'))
-    assert len(texts(f)) == 198 and '2 of 200 rows' in load_corpus(f).notes[0]
+    assert len(texts(f)) == 198 and 'rows that cannot be read (2 of 200: line 199 is no JSON, line 200 ' in load_corpus(f).notes[0]
     f.write_text(lines(*rows, 'x', 'y', dict(text=1)))
     fails(f, 'a.jsonl cannot be loaded', 'line 199 is no JSON', '3 of 201 rows')
     f.write_text(lines(dict(text=1), dict(text=2)))
@@ -209,7 +209,7 @@ def test_a_list_in_a_file_of_lines_and_a_mixture_in_a_list(tmp_path):
 @pytest.mark.parametrize('odd', ['{"text": 7}', '7', '{"text": [1]}'])
 def test_one_odd_row_in_a_list(odd, tmp_path):
     (tmp_path/'a.json').write_text('[' + ', '.join([json.dumps(dict(text=f'row {i}')) for i in range(200)] + [odd]) + ']')
-    assert texts(tmp_path/'a.json') == [f'row {i}' for i in range(200)] and '1 of 201 rows' in load_corpus(tmp_path/'a.json').notes[0]
+    assert texts(tmp_path/'a.json') == [f'row {i}' for i in range(200)] and '(1 of 201: line 201 ' in load_corpus(tmp_path/'a.json').notes[0]
 
 def test_a_broken_list_is_refused(tmp_path):
     (tmp_path/'a.json').write_text('[{"text": "a"}, {"te')
@@ -227,6 +227,12 @@ def test_large_files_of_lines_are_kept_in_the_cache(tmp_path, monkeypatch):
     monkeypatch.undo()
     f.write_text(lines(*[dict(text=f'now {i}') for i in range(300)]))
     assert texts(f)[0] == 'now 0'                                                         # another file, another name in the cache
+
+def test_a_cache_that_cannot_be_written_is_not_blamed_on_the_data(tmp_path, monkeypatch):
+    import datasets
+    (tmp_path/'file').write_text('')
+    monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path/'file'/'below')
+    fails(files(tmp_path, {'a.csv': 'text\nhello\n'})/'a.csv', f"the cache in {tmp_path/'file'/'below'} cannot be written", 'set HF_HOME')
 
 # Types that are bytes by what they say
 
@@ -480,6 +486,7 @@ def test_streamed_lines_pass_over_odd_rows(tmp_path):
     from pico.streaming import held_out
     assert rows_of(s) == [t for t in good + ['2020-01-01'] if not held_out(t.encode())]
     assert 'rows unlike those used (1: package.json)' in s.notes[0] and s.identity['source'] == str(d)
+    assert s.notes[1] == 'left out of a.jsonl: rows that cannot be read (1: line 301 holds half of a surrogate pair)'
     (tmp_path/'b.jsonl').write_text(lines(*['x']*50, *[dict(text=t) for t in good]))
     stream_fails(tmp_path/'b.jsonl', 'more than one in a hundred')
     stream_fails(files(tmp_path/'t', {'a.txt': words(500)}), 'folder of text and needs no streaming')
