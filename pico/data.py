@@ -666,7 +666,7 @@ def kept(
         index = json.loads((folder/'index.json').read_text())
         if (folder/'text').stat().st_size == sum(index['lengths']): return Piece(folder/'text', index['lengths']), index
     except InputError: raise
-    except (OSError, ValueError): pass
+    except (OSError, ValueError, KeyError, TypeError): pass                # a cache that is damaged is not believed
     return in_memory(make)
 
 # %% ../nbs/01_data.ipynb #6c2f8e17
@@ -735,9 +735,8 @@ def json_texts(
         if names and column not in names: raise _no_column(what, column, names)
         if not odd or odd[0][1].startswith('holds'): raise _no_text(what, column, odd[0][1][6:] if odd else 'null')
     if len(odd) * 100 > rows:
-        n, why = odd[0]
-        raise InputError(f"{what} cannot be loaded (line {n:,} {why}, and {len(odd):,} of {rows:,} rows cannot be read, more "
-                         f"than one in a hundred): mend them or take them out")
+        (n, why), many = odd[0], f"{len(odd):,} of {rows:,} rows cannot be read, more than one in a hundred"
+        raise InputError(f"{what} cannot be loaded (line {n:,} {why}, and {many}): mend them or take them out")
 
 # %% ../nbs/01_data.ipynb #6c2f8e33
 def odd_rows(

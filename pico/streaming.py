@@ -209,7 +209,7 @@ class Stream:
     def validation(self,
         size:int, # bytes of text wanted
     )->Corpus:    # None if there are no such documents near the beginning
-        "Held-out text: the first of the validation split, or the first held-out documents among 300 times as much text."
+        "Held-out text: the first of the validation split, or what is held out of the first 300 times as much text."
         rows, found, have, seen = self.data if self.apart is None else self.splits[self.apart], [], 0, 0
         with quietly(self.name):
             for row in rows:

@@ -2,6 +2,7 @@
 import codecs, gzip, json, os, pickle, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest, torch
+from hypothesis import given, settings, strategies as st
 import pico.data as data
 from pico.data import Corpus, InputError, batch, load_corpus
 
@@ -52,6 +53,22 @@ def test_rows_are_cut_where_they_must_be(tmp_path):
     assert .09 <= share(tmp_path/'a.jsonl') <= .11
     for i in range(5): assert .09 <= share(files(tmp_path/f'{i}', {'a.txt': 'кот ' * (50 + i), 'b.txt': 'я' * 99})) <= .11
     for text in texts(tmp_path/'4', 'train') + texts(tmp_path/'4', 'validation'): assert '\ufffd' not in text     # decoded strictly: no character is cut
+
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(st.lists(st.lists(st.integers(1, 900), min_size=1, max_size=6), min_size=1, max_size=6), st.integers(1, 9000))
+def test_any_documents_are_divided_well(sizes, limit):
+    "Documents of any sizes in pieces of any number, text of two bytes a letter."
+    docs = [['я'*n for n in piece] for piece in sizes]
+    pieces = [p for d in docs for p in Corpus.from_bytes(d).pieces]
+    whole = ''.join(t for d in docs for t in d)
+    total = len(whole.encode())
+    parts, found = {}, {}
+    for s in ('train', 'validation'): parts[s], found = data.split_pieces({'train': pieces}, s, 'text', 'it')
+    text = {s: ''.join(d.decode() for d in Corpus(p).documents()) for s, p in parts.items()}
+    assert text['train'] + text['validation'] == whole and found == {s: len(t.encode()) for s, t in text.items()}
+    assert total*.09 <= found['validation'] <= total*.11 + 2                             # a letter is not cut in two
+    kept = ''.join(d.decode() for d in Corpus(data._cut(pieces, limit, limit*9//10)[0]).documents())
+    assert whole.startswith(kept) and min(total, limit*9//10 - 2) <= len(kept.encode()) <= limit
 
 OLD = {                                                                                  # made by the code before documents were cut
     'tree train': (57796, 86, 'be6a732cb14c8c6f'), 'tree validation': (6599, 10, '303f8157ce0197f8'),
@@ -378,6 +395,15 @@ def test_a_saved_data_set_cut_short_while_it_is_read(tmp_path):
     with open(file, 'r+b') as f: f.truncate(5000)
     for ask in (lambda: batch(c, 1, 4, 512, 8), lambda: c.fingerprint, lambda: list(c.documents())):
         with pytest.raises(InputError, match='has become shorter while it was used'): ask()
+
+def test_files_are_read_where_the_system_has_no_pread(tmp_path, monkeypatch):
+    f = files(tmp_path, {'a.txt': words(3000)})/'a.txt'
+    want = load_corpus(f).fingerprint
+    monkeypatch.delattr(os, 'pread', raising=False)
+    assert load_corpus(f).fingerprint == want
+    c = load_corpus(f)
+    os.truncate(f, 100)
+    with pytest.raises(InputError, match='has become shorter'): c.read(0, 5000)
 
 def test_a_file_that_is_gone(tmp_path):
     d = files(tmp_path/'d', {f'{i:03d}.txt': words(100, i) for i in range(80)})
