@@ -87,7 +87,7 @@ RULE = 2                                                           # how sources
 class Piece:
     "Some documents whose text lies end to end: in an array, or in a file that is read where it is needed."
     def __init__(self, data, lengths, base=0, mapped=()):
-        self.data, self.base = data, base                          # uint8 array or Path; where the first document starts
+        self.data, self.base = data, base                          # uint8 array or Path; where the first text starts
         self.lengths = np.asarray(lengths, np.int64)               # bytes of each document
         self.mapped = mapped                                       # files behind the array, each with its size
     @property
@@ -130,7 +130,7 @@ class Corpus:
     def __len__(self): return self.size
 
     def check(self):
-        "InputError if a file that is mapped into memory has become shorter: to look beyond its end would end the process."
+        "InputError if a mapped file has become shorter: to look beyond its end would end the process."
         for path,size in self.mapped:
             if not os.path.exists(path) or os.path.getsize(path) < size: raise shorter(path)
 
@@ -330,7 +330,7 @@ def _border(piece, least, at):
     return at
 
 def _cut(pieces, at, least=0):
-    "Two lists of pieces, the first with at most `at` bytes: whole documents unless they give less than `least` or nothing."
+    "Two lists of pieces, the first of at most `at` bytes: whole documents unless they give less than `least`, or nothing."
     before = 0
     for i,p in enumerate(pieces):
         if before + p.text_bytes <= at:
@@ -1066,9 +1066,7 @@ def load_corpus(
     source,             # 'stories', 'python', a file or folder, or a Hugging Face data set ('owner/name:configuration')
     split:str='train',  # 'train', 'validation', 'all', or another split that the data set has
     column:str='text',  # where rows have columns: the one to read
-    # at most so many bytes of text, and not less than 90% of that where there is as much; stories stay whole,
-    # and there are 8 MB (validation 400 kB) if it is not given
-    limit:int=None,
+    limit:int=None,     # at most so many bytes of text, at least 90% of it; stories: 8 MB (validation 400 kB)
     marks:str='bytes',  # a name in `MARKS`
     seed:int=0,         # for stories: another number, other stories
     rule:int=RULE,      # how to read and divide it: 1 for a run that began so
@@ -1081,7 +1079,10 @@ def load_corpus(
         raise InputError(f"{name} has no split {split!r}: use one of {', '.join(splits)}")
     try:
         if name == 'stories':
-            piece, floor = story_piece(2*seed + splits.index(split), limit or (8_000_000, 400_000)[splits.index(split)])
+            which = splits.index(split)
+            piece, floor = story_piece(2*seed + which, limit or (8_000_000, 400_000)[which])
+            if limit and rule > 1 and piece.text_bytes < limit*9//10:          # one more, to be cut
+                piece, _ = story_piece(2*seed + which, limit + 10_000)
             pieces, sizes = [piece], {split: piece.text_bytes}
         else:
             if name == 'python': data = {'train': file_pieces(python_files())}

@@ -150,6 +150,15 @@ def test_a_limit_is_met_to_within_a_tenth(sizes, limit, tmp_path):
     assert min(limit, whole.text_bytes)*.9 <= c.text_bytes <= limit and b''.join(whole.documents()).startswith(b''.join(c.documents()))
     assert c.sizes['train'] == c.text_bytes
 
+def test_a_limit_of_stories():
+    from pico.stories import story
+    told = b''.join(story(i, 0).text.encode() for i in range(60))
+    for limit in (1, 300, 1500, 2000, 3000, 5000, 8000, 20_000, 50_000):
+        c = load_corpus('stories', limit=limit)
+        text = b''.join(c.documents())
+        assert limit*.9 - 1 <= len(text) <= limit and told.startswith(text) and c.floor > 0
+    assert load_corpus('stories', limit=2000, rule=1).num_documents == 1 and load_corpus('stories', limit=2000).num_documents == 2
+
 # CSV
 
 @pytest.mark.parametrize('ending, sep', [('csv', ','), ('tsv', '\t'), ('TSV', '\t'), ('Csv', ','), ('csv.gz', ',')])
