@@ -351,12 +351,12 @@ def test_mistakes_with_files(tmp_path, capfd):
     d = tmp_path
     (d/'empty.txt').touch(); (d/'empty folder').mkdir(); (d/'binary').mkdir(); (d/'binary'/'x.so').write_bytes(b'\x7fELF\0\0'); (d/'a.txt.gz').write_bytes(b'\x1f\x8b')
     (d/'broken.jsonl').write_text('{"text": "a"}\n{"te'); (d/'broken.parquet').write_bytes(b'PAR1 and no more'); (d/'empty.jsonl').touch(); (d/'nulls.jsonl').write_text('{"text": null}\n')
-    (d/'numbers.csv').write_text('text,id\n1,2\n3,4\n'); (d/'rows.csv').write_text('story,id\nabc,2\n'); (d/'one.txt').write_text('a')
+    (d/'rows.csv').write_text('story,id\nabc,2\n'); (d/'one.txt').write_text('a')
     (d/'damaged').mkdir(); (d/'damaged'/'dataset_info.json').write_text('{'); (d/'damaged'/'state.json').write_text('{')
     fails(d/'nowhere.txt', 'nowhere.txt does not exist', 'give a file'); fails(d/'nowhere', 'does not exist'); fails('nowhere.jsonl', 'does not exist'); fails('./nowhere', 'does not exist')
     fails(d/'empty.txt', 'is empty'); fails(d/'empty.jsonl', 'is empty'); fails(d/'empty folder', 'holds no text'); fails(d/'binary', 'holds no text'); fails(d/'a.txt.gz', 'unpack')
     fails(d/'broken.jsonl', 'broken.jsonl cannot be loaded'); fails(d/'broken.parquet', 'cannot be loaded'); fails(d/'damaged', 'cannot be loaded')
-    fails(d/'rows.csv', "no column 'text'", 'story, id'); fails(d/'numbers.csv', "column 'text'", 'int64'); fails(d/'nulls.jsonl', 'holds null, not text')
+    fails(d/'rows.csv', "no column 'text'", 'story, id'); fails(d/'nulls.jsonl', 'holds null, not text')
     fails(d/'one.txt', 'no text for train'); fails(d/'one.txt', "no split 'middle'", 'train, validation, all', split='middle')
     for source in ('stories', 'python'): fails(source, f"{source} has no split 'test'", 'train, validation', split='test')
     fails('python', 'limit=0', limit=0); fails('python', "marks='sgml'", 'bytes, tags, none', marks='sgml'); fails('x'*300, 'cannot be read'); fails('a b', 'check the name')
@@ -364,7 +364,7 @@ def test_mistakes_with_files(tmp_path, capfd):
 
 def test_a_file_that_shrinks_is_noticed(tmp_path):
     f = tmp_path/'a.txt'; f.write_bytes(b'x'*100_000); c = load_corpus(f, split='all')
-    f.write_bytes(b'y'); c._map.cache_clear()
+    f.write_bytes(b'y')
     with pytest.raises(InputError, match='must not change'): c.read(0, 10)
 
 def test_unknown_hub_name_without_network():
