@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from fastcore.docments import docments
 import pico
-from .data import InputError, TextDecoder, load_corpus, to_text
+from .data import RULE, InputError, TextDecoder, load_corpus, to_text
 from .stories import story
 from .model import DESIGN_CHOICES, PRESETS, Pico, PicoConfig
 from .evaluate import bits_per_byte, recall, router_report
@@ -213,8 +213,9 @@ def pico_eval(args=None):
     if a.max_bytes < 2: raise InputError(f"--max_bytes {a.max_bytes}: give at least 2")
     model, data = the_model(a), what_was_asked(a.out or 'stories').get('data', {})
     source, column = a.source or data.get('source') or 'stories', a.column or data.get('column') or 'text'
-    if a.streaming or (data.get('streaming') and not a.source): corpus = Stream(source, column, model.config.marks).validation(a.max_bytes)
-    else: corpus = load_corpus(source, a.split, column, marks=model.config.marks)
+    how = dict(marks=model.config.marks, rule=data.get('rule', 1) if data and not a.source else RULE)
+    if a.streaming or (data.get('streaming') and not a.source): corpus = Stream(source, column, **how).validation(a.max_bytes)
+    else: corpus = load_corpus(source, a.split, column, **how)
     if corpus is None: raise InputError(f"{source} has no held-out text near its beginning: give another SOURCE to score")
     report_score(model, corpus, a.max_bytes, f'{source}, {a.split}')
     if source == 'stories': report_recall(model)

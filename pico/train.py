@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'OPTIMIZERS', 'TRAIN_CHOICES', 'TRAINING', 'MAY_CHANGE', 'SIGNALS', 'rate', 'TrainConfig',
-           'default_preset', 'backward', 'make_optimizer', 'flops_per_byte', 'what_was_asked', 'check_run', 'begin_run',
-           'metrics_line', 'metrics_lines', 'cut_metrics', 'read_metrics', 'span', 'Progress', 'publish', 'Run', 'Stop',
-           'pick_autocast', 'forget_step', 'compile_model', 'budget', 'small_step', 'state_bytes', 'outlook', 'brief',
-           'sizes', 'sample', 'as_asked', 'train', 'loop', 'open_tracker', 'running_mean', 'plot_run']
+           'default_preset', 'backward', 'make_optimizer', 'flops_per_byte', 'what_was_asked', 'same_text', 'check_run',
+           'begin_run', 'metrics_line', 'metrics_lines', 'cut_metrics', 'read_metrics', 'span', 'Progress', 'publish',
+           'Run', 'Stop', 'pick_autocast', 'forget_step', 'compile_model', 'budget', 'small_step', 'state_bytes',
+           'outlook', 'brief', 'sizes', 'sample', 'as_asked', 'train', 'loop', 'open_tracker', 'running_mean',
+           'plot_run']
 
 # %% ../nbs/11_train.ipynb #5c7b5ecc
 import contextlib, dataclasses, json, math, os, shutil, signal, sys, threading, time, zlib
@@ -17,7 +18,7 @@ import numpy as np, torch
 from torch import nn, Tensor
 from fastcore.basics import patch
 from tqdm import tqdm
-from .data import InputError, Corpus, batch, load_corpus
+from .data import RULE, InputError, Corpus, batch, load_corpus
 from .streaming import Stream
 from .model import PRESETS, Pico, PicoConfig, pick_device, read_config
 from .evaluate import bits_per_byte
@@ -184,6 +185,17 @@ def what_was_asked(
         raise InputError(f"{file} does not describe a run: restore it, or train into another directory")
     return old
 
+def same_text(
+    out:Path,
+    old:dict, # the run's data
+    new:dict, # and today's; what counts is the text, not how its path is spelled
+):
+    "Refuse to go on with another text."
+    if old.get('fingerprint', new['fingerprint']) == new['fingerprint']: return
+    sizes = f", from {old['bytes']:,} to {new['bytes']:,} bytes" if old.get('bytes') and new.get('bytes') else ''
+    raise InputError(f"the text of the run in {out} has changed{sizes} (data fingerprint {new['fingerprint']}, it was {old['fingerprint']}): "
+                     "put the text back as it was to go on, or train into another directory")
+
 def check_run(
     out:Path,              # the run directory
     config:PicoConfig,     # the model's shape
@@ -196,8 +208,10 @@ def check_run(
         if out.exists() and any(p.name != '.lock' and not p.name.endswith('.tmp') for p in out.iterdir()): raise InputError(f"{out} holds something else than a run of pico-train: give a new or empty directory")
         return False
     old = what_was_asked(out)
-    before = {**old['config'], **old['settings'], **{f'data {k}': v for k,v in old['data'].items()}}
-    now    = {**config.to_dict(), **dataclasses.asdict(settings), **{f'data {k}': v for k,v in data.items()}}
+    same_text(out, old['data'], data)
+    named = lambda d: {f'data {k}': d[k] for k in ('column', 'limit', 'streaming', 'rule') if k in d}
+    before = {**old['config'], **old['settings'], **named(old['data'])}
+    now    = {**config.to_dict(), **dataclasses.asdict(settings), **named(data)}
     for k,v in now.items():
         if k not in MAY_CHANGE and before.get(k, v) != v: raise InputError(f"{k}={v} contradicts the run in {out}, which has {before[k]}: train into another directory, or leave it out to go on")
     if read_config(out/'config.json') != config: raise InputError(f"{out/'config.json'} is not what the run in {out} was begun with: restore it, train.json has the fields")
@@ -498,9 +512,9 @@ def sizes(
     validation, # a `Corpus` or None
 )->list:        # of lines
     "How much text there is to train on and how much is held out, and what a folder left out."
-    if isinstance(source, Stream): return []
+    if isinstance(source, Stream): return list(source.notes)
     held = f'{validation.text_bytes:,} held out' if validation is not None else 'nothing held out'
-    return [*getattr(source, 'notes', ()), f'{source.text_bytes:,} bytes of text to train on, {held}']
+    return [*source.notes, f'{source.text_bytes:,} bytes of text to train on, {held}']
 
 def sample(
     source,      # a `Corpus` or a `Stream`
@@ -543,15 +557,18 @@ def train(
     config, s = as_asked(out, config, settings, preset)
     rank, size = world()
     named = not isinstance(source, (Corpus, Stream))
-    if named: source = Stream(source, column, config.marks) if streaming else load_corpus(source, 'train', column, limit, config.marks)
+    old = what_was_asked(out)
+    rule = old['data'].get('rule', 1) if old else RULE            # a run goes on by the rule that divided its text
+    if named and streaming: source = Stream(source, column, config.marks, rule=rule)
+    elif named: source = load_corpus(source, 'train', column, limit, config.marks, rule=rule)
     if isinstance(source, Stream):
         if s.epochs or limit: raise InputError(f"{source.name} is streamed, so nobody knows how long it is: give --max_steps or --max_minutes instead of --epochs and --limit")
         source.begin(s.batch_size, s.context_len, config.next_tokens, rank, size)
         if validation is None: validation = alone(lambda: source.validation(s.validation_bytes)) if size == 1 else source.validation(s.validation_bytes)
     else:
         batch(source, 0, s.batch_size, s.context_len, config.next_tokens, s.seed, rank, size)     # refuses what cannot be trained on, before anything is written
-        if validation is None and named: validation = load_corpus(source.name, 'validation', column, marks=config.marks)
-    data = dict(source=source.name, column=column, limit=limit, streaming=isinstance(source, Stream), fingerprint=source.fingerprint)
+        if validation is None and named: validation = load_corpus(source.name, 'validation', column, marks=config.marks, rule=rule)
+    data = dict(column=column, limit=limit, streaming=isinstance(source, Stream)) | source.identity
     device = pick_device(s.device)
     resumed = alone(lambda: check_run(out, config, s, data))
     torch.manual_seed(s.seed)
@@ -596,9 +613,10 @@ def loop(run:Run, validation, device, stop:Stop, show:Progress):
     progress = spent()
     with run.background, open(run.out/'metrics.jsonl' if rank == 0 else os.devnull, 'ab', buffering=0) as log:
         while True:
-            if streamed:
-                try: source.ready(micro)
-                except InputError as e: trouble = e
+            try:                                                  # a text that fails is noticed here, so that all steps are saved first
+                if streamed: source.ready(micro)
+                else: batches = [batch(source, run.step*micro + i, s.batch_size, s.context_len, c.next_tokens, s.seed, rank, size) for i in range(micro)]
+            except InputError as e: trouble = e
             # all processes must agree on the schedule, on when to save and on when to stop; rank 0's clock counts
             late = clock() - saved_at >= 60 * s.checkpoint_minutes
             progress, late, stop.signal, broken = agree([progress, late, stop.signal, trouble is not None] if rank == 0 else [0, 0, stop.signal, trouble is not None])
@@ -607,7 +625,7 @@ def loop(run:Run, validation, device, stop:Stop, show:Progress):
             if ending: break
             lr = s.learning_rate * rate(run.step, progress, s.warmup_steps, s.schedule)
             for g in run.optimizer.param_groups: g['lr'] = lr
-            batches = [source.batch() if streamed else batch(source, run.step*micro + i, s.batch_size, s.context_len, c.next_tokens, s.seed, rank, size) for i in range(micro)]
+            if streamed: batches = [source.batch() for _ in range(micro)]
             out = backward(model, [(x.to(device), y.to(device)) for x,y in batches], cast, loss)
             norm = nn.utils.clip_grad_norm_(model.parameters(), s.clip or math.inf).item()
             if not (math.isfinite(out['total']) and math.isfinite(norm)):

@@ -425,3 +425,28 @@ def test_tracker(tmp_path):
     pytest.importorskip('tensorboard', reason="needs the extra 'tracker'")
     go(tmp_path/'a', tracker='tensorboard', max_steps=3)
     assert list((tmp_path/'a/tensorboard').iterdir())
+
+def test_one_text_however_its_path_is_spelled(tmp_path, monkeypatch):
+    (tmp_path/'corpus.txt').write_bytes(bytes(range(32, 127)) * 60)
+    monkeypatch.chdir(tmp_path)
+    def go(source, steps): train(tmp_path/'run', source, CONFIG, dataclasses.replace(SET, max_steps=steps), progress=False)
+    for steps, spelled in ((2, 'corpus.txt'), (3, './corpus.txt'), (4, tmp_path/'corpus.txt')): go(spelled, steps)
+    (tmp_path/'below').mkdir()
+    monkeypatch.chdir(tmp_path/'below')
+    go('../corpus.txt', 5)
+    assert [m['step'] for m in read_metrics(tmp_path/'run')] == [1, 2, 3, 4, 5]
+    with open(tmp_path/'corpus.txt', 'ab') as f: f.write(b'more of it' * 10)
+    with pytest.raises(InputError, match='has changed, from 5,130 to 5,2[0-9][0-9] bytes'): go('../corpus.txt', 6)
+
+def test_a_text_cut_short_loses_no_step(tmp_path):
+    "Noticed between two steps: what was learned is saved, and the sentence comes after."
+    file = tmp_path/'corpus.txt'
+    file.write_bytes(bytes(range(32, 127)) * 400)
+    def work():
+        train(tmp_path/'run', file, CONFIG, dataclasses.replace(SET, max_steps=10**6, validation_interval=0, checkpoint_interval=10**6), progress=False)
+    pid, m = processes.start(work, tmp_path/'said'), tmp_path/'run'/'metrics.jsonl'
+    processes.until(lambda: m.exists() and len(m.read_text().splitlines()) > 3)
+    os.truncate(file, 500)
+    assert processes.wait(pid) == 2
+    said, saved = (tmp_path/'said').read_text(), sorted((tmp_path/'run'/'checkpoints').iterdir())
+    assert 'corpus.txt' in said and saved and int(saved[-1].name) == read_metrics(tmp_path/'run')[-1]['step']
