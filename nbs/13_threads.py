@@ -1,12 +1,13 @@
 """How should PyTorch's threads wait for each other? Training `nano` on a quiet machine and beside four busy processes.
 
-    python nbs/13_threads.py              # about fifteen minutes; nothing else should run. Writes results/training/threads.json
+    python nbs/13_threads.py              # about fifteen minutes; nothing else should run. Writes results/training/threads.json;
+                                          # stopped, it goes on after the last turn that was finished
     python nbs/13_threads.py --smoke      # a second each, nothing written
 
 Ways take turns, so that whatever disturbs one disturbs all; a figure is the median of five turns. Each turn is a process of its
-own, since the way of waiting is read when torch is imported: six steps to get going, then as many as fit into some seconds.
+own, since the way of waiting is read when torch is imported: two steps to get going, then as many as fit into four seconds.
 """
-import argparse, json, os, platform, statistics, subprocess, sys, time
+import argparse, contextlib, itertools, json, os, platform, signal, statistics, subprocess, sys, threading, time
 from datetime import date
 from pathlib import Path
 
@@ -24,12 +25,12 @@ WAYS = { # name: (environment, processes)
 }
 OWN = 'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS'
 
-def work(seconds):
-    "Train for so many seconds; print bytes per second, of all processes together."
+def work():
+    "Train until somebody ends this process; after each step print how many bytes all processes together have read."
     import torch                                                  # before pico, which would set how threads wait
     from pico.data import batch, load_corpus
     from pico.model import Pico, PicoConfig
-    from pico.parallel import added, agree, join, leave, waiting
+    from pico.parallel import added, join, waiting
     from pico.train import TrainConfig, backward, make_optimizer
     rank, size = join()
     torch.manual_seed(0)
@@ -37,56 +38,60 @@ def work(seconds):
     model = Pico(PicoConfig.preset('nano', **design)).train()
     corpus, loss = load_corpus('stories', limit=900_000), added(model, model.loss)
     optimizer = make_optimizer(model, TrainConfig(optimizer='soap', learning_rate=8e-3))
-    def step(i):
+    for i in itertools.count():
         backward(model, [batch(corpus, i, ROWS, LENGTH, model.config.next_tokens, rank=rank, world_size=size)], loss=loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
         with waiting(): optimizer.step()
         optimizer.zero_grad()
-    for i in range(6): step(i)
-    start, steps, done = time.perf_counter(), 0, False
-    while not done:
-        step(6 + steps)
-        steps += 1
-        done, = agree([time.perf_counter() - start >= seconds])
-    if rank == 0: print(steps * ROWS * LENGTH / (time.perf_counter() - start))
-    leave()
+        if rank == 0: print((i + 1) * ROWS * LENGTH, time.monotonic(), flush=True)
 
 def turn(way, seconds):
-    "One process, or several that torchrun starts."
+    "Bytes per second from the third step on, of one process, or of several that torchrun starts; it is ended after some seconds."
     environment, processes = WAYS[way]
     env = {k: v for k, v in os.environ.items() if k not in OWN} | environment
     start = [sys.executable] if processes == 1 else [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
-    done = subprocess.run([*start, __file__, '--work', str(seconds)], env=env, capture_output=True, text=True)
-    if done.returncode: sys.exit(done.stderr)
-    return float(done.stdout.split()[-1])
+    p = subprocess.Popen([*start, __file__, '--work'], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
+    seen, latest = [], threading.Timer(20 + seconds, os.killpg, (p.pid, signal.SIGKILL))     # for one that takes no three steps
+    latest.start()
+    for line in p.stdout:
+        if not line[0].isdigit(): continue
+        seen.append([float(v) for v in line.split()])
+        if len(seen) > 3 and seen[-1][1] > seen[2][1] + seconds: break
+    latest.cancel()
+    with contextlib.suppress(ProcessLookupError): os.killpg(p.pid, signal.SIGKILL)
+    p.wait()
+    if len(seen) < 2: return len(seen) * ROWS * LENGTH / (20 + seconds)      # starved: hardly a step, or none
+    first = seen[min(2, len(seen) - 2)]
+    return (seen[-1][0] - first[0]) / (seen[-1][1] - first[1])
 
-def measure(turns, seconds, ways=WAYS):
-    "Bytes per second of every turn, in both situations."
-    found = {}
+def measure(turns, seconds, save, found, ways=WAYS):
+    "Bytes per second of every turn, in both situations; what `found` holds already is kept."
     for situation in ('quiet', 'beside four busy processes'):
+        mine = found.setdefault(situation, {way: [] for way in ways})
         busy = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in range(4 * (situation != 'quiet'))]
         try:
-            found[situation] = {way: [] for way in ways}
-            for _ in range(turns):
-                for way in ways: found[situation][way].append(turn(way, seconds))
-                print(situation, {w: round(statistics.median(v)) for w, v in found[situation].items()}, flush=True)
+            for _ in range(turns - min(map(len, mine.values()))):
+                for way in ways: mine[way].append(turn(way, seconds))
+                save(found)
+                print(situation, {w: round(statistics.median(v)) for w, v in mine.items()}, flush=True)
         finally:
             for b in busy: b.kill()
-    return found
 
 def main():
     p = argparse.ArgumentParser()
-    p.add_argument('--work', type=float)
+    p.add_argument('--work', action='store_true')
     p.add_argument('--turns', type=int, default=5)
-    p.add_argument('--seconds', type=float, default=5)
+    p.add_argument('--seconds', type=float, default=4)
     p.add_argument('--smoke', action='store_true')
     a = p.parse_args()
-    if a.work is not None: return work(a.work)
-    if a.smoke: return measure(1, .2, ['one thread'])
-    result = dict(bytes_per_second=measure(a.turns, a.seconds), turns=a.turns, seconds=a.seconds, command='python nbs/13_threads.py',
-                  date=str(date.today()), processors=os.cpu_count(), machine=processor(), python=platform.python_version())
+    if a.work: return work()
+    if a.smoke: return measure(1, .2, print, {}, ['one thread'])
     file = Path(__file__).parent/'results'/'training'/'threads.json'
-    file.write_text(json.dumps(result, indent=1) + '\n')
+    def save(found):
+        result = dict(bytes_per_second=found, turns=a.turns, seconds=a.seconds, command='python nbs/13_threads.py', date=str(date.today()),
+                      processors=os.cpu_count(), machine=processor(), python=platform.python_version())
+        file.write_text(json.dumps(result, indent=1) + '\n')
+    measure(a.turns, a.seconds, save, json.loads(file.read_text())['bytes_per_second'] if file.exists() else {})
 
 def processor():
     "What the processor calls itself, where the system says so."
