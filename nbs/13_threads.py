@@ -6,6 +6,8 @@
 
 Ways take turns, so that whatever disturbs one disturbs all; a figure is the median of five turns. Each turn is a process of its
 own, since the way of waiting is read when torch is imported: two steps to get going, then as many as fit into four seconds.
+The busy processes run in another session than the training, as programs of another window or user do: Linux shares processors
+between sessions first.
 """
 import argparse, contextlib, itertools, json, os, platform, signal, statistics, subprocess, sys, threading, time
 from datetime import date
@@ -16,18 +18,20 @@ WAYS = { # name: (environment, processes)
     'one thread':       (dict(OMP_NUM_THREADS='1'), 1),
     'passive':          (dict(OMP_WAIT_POLICY='PASSIVE'), 1),
     'spin 1,000':       (dict(GOMP_SPINCOUNT='1000'), 1),
+    'spin 3,000':       (dict(GOMP_SPINCOUNT='3000'), 1),
     'spin 10,000':      (dict(GOMP_SPINCOUNT='10000'), 1),
-    'spin 30,000':      (dict(GOMP_SPINCOUNT='30000'), 1),
     'spin 100,000':     (dict(GOMP_SPINCOUNT='100000'), 1),
     'as torch comes':   (dict(), 1),
     'active':           (dict(OMP_WAIT_POLICY='ACTIVE'), 1),
+    'as pico chooses':  (dict(PICO_CHOOSES='1'), 1),
     'two processes':    (dict(OMP_NUM_THREADS='1'), 2),
 }
 OWN = 'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'OMP_NUM_THREADS', 'MKL_NUM_THREADS'
 
 def work():
     "Train until somebody ends this process; after each step print how many bytes all processes together have read."
-    import torch                                                  # before pico, which would set how threads wait
+    if os.environ.get('PICO_CHOOSES'): import pico                # before torch: then it sets how threads wait
+    import torch
     from pico.data import batch, load_corpus
     from pico.model import Pico, PicoConfig
     from pico.parallel import added, join, waiting
