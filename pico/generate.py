@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['finite', 'byte_probabilities', 'pick', 'Noise', 'scores', 'choose', 'accept', 'verify', 'Step', 'Writing',
            'characters', 'Generated', 'Reader', 'read_prompts', 'guess', 'Memory', 'settle', 'Guesser', 'clock_for',
-           'Pace', 'rounds', 'number', 'whole', 'check_writing', 'check_prompts', 'begin', 'stream', 'generate']
+           'Pace', 'rounds', 'number', 'whole', 'check_writing', 'stop_texts', 'check_prompts', 'begin', 'stream',
+           'generate']
 
 # %% ../nbs/12_generate.ipynb #39956a38
 import html, math, time
@@ -581,6 +582,15 @@ def check_writing(temperature, top_p, max_bytes, speculative, draft):
                          "False (never), or a `Pace`")
     if draft not in ('likely', 'drawn'): raise InputError(f"draft={draft!r} should be 'likely' or 'drawn'")
 
+def stop_texts(
+    stop, # a str or bytes, a list of them, or None
+)->list:
+    "Where a text ends. InputError for anything else."
+    stops = [] if stop is None else list(stop) if isinstance(stop, (list, tuple)) else [stop]
+    for s in stops:
+        if not isinstance(s, (str, bytes)): raise InputError(f"stop={stop!r} should be a text or bytes, or a list of them")
+    return stops
+
 def check_prompts(prompts, seeds):
     "The same for texts and seeds."
     for p in prompts:
@@ -603,7 +613,7 @@ def begin(
     seeds = list(seed) if isinstance(seed, (list, tuple)) else [seed]*len(texts)
     check_writing(temperature, top_p, max_bytes, speculative, draft)
     check_prompts(texts, seeds)
-    stops = [] if stop is None else [stop] if isinstance(stop, (str, bytes)) else list(stop)
+    stops = stop_texts(stop)
     opening, closing = MARKS[model.config.marks]
     texts = [to_bytes(p) for p in texts]
     if not opening and not all(texts):

@@ -217,3 +217,23 @@ def test_a_terminal_that_cannot_show_everything(run, encoding):
     for prompt in ('h\u00e9llo \u4f60', b'broken \xff'):            # the second arrives as a lone surrogate
         r = subprocess.run([script('pico-generate'), run, '--max_bytes', '20', '--prompt', prompt], env=env, capture_output=True, timeout=120)
         assert r.returncode == 0 and not r.stderr, r.stderr
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs a child with other rights')
+def test_a_finished_run_that_may_only_be_read_is_evaluated():
+    "By a user without rights, whose home does not exist either."
+    import processes, tempfile
+    with tempfile.TemporaryDirectory() as d:
+        os.chmod(d, 0o755)
+        (Path(d)/'t.txt').write_text('Mia has a red cat. Tom has a blue hat. ' * 200)
+        assert call(train_command, Path(d)/'r', Path(d)/'t.txt', *TINY, '--max_steps', 2) == 0
+        def work():
+            for f in Path(d).rglob('*'): f.chmod(0o555 if f.is_dir() else 0o444)
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            os.environ['HOME'] = '/nonexistent'
+            eval_command([str(Path(d)/'r'), '--max_bytes', '300'])
+            generate_command([str(Path(d)/'r'), '--max_bytes', '10'])
+        assert processes.wait(processes.start(work)) == 0
+        for f in Path(d).rglob('*'): f.chmod(0o755)

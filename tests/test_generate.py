@@ -480,3 +480,7 @@ def test_the_speed_command_runs(trained, tmp_path):
     assert str(tmp_path) not in (tmp_path/'auto.json').read_text()
     for args, word in (([], 'no model'), (['oops'], 'NAME=DIR'), (['--smoke', '--prompt', 'other=a'], 'other')):
         with pytest.raises(InputError, match=word): main(args)
+
+@pytest.mark.parametrize('stop', [5, [5], ['a', None], {'a': 1}])
+def test_a_stop_that_is_no_text_is_named(stop):
+    with pytest.raises(InputError, match='stop='): generate(Pico.from_pretrained('stories'), 'a', 3, stop=stop)
