@@ -23,7 +23,7 @@ from .router import MixtureOfDepths, ROUTERS
 from .heads import HEADS
 
 # %% ../nbs/07_model.ipynb #aff78ea5
-DESIGN_CHOICES = dict(router=tuple(ROUTERS), latent_carry=('no', 'yes'), marks=tuple(MARKS), heads=tuple(HEADS))
+DESIGN_CHOICES = dict(router=ROUTERS, latent_carry=('no', 'yes'), marks=MARKS, heads=HEADS)       # a router of your own counts too
 
 @dataclass(frozen=True)
 class PicoConfig:

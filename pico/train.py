@@ -193,8 +193,8 @@ def same_text(
     "Refuse to go on with another text."
     if old.get('fingerprint', new['fingerprint']) == new['fingerprint']: return
     sizes = f", from {old['bytes']:,} to {new['bytes']:,} bytes" if old.get('bytes') and new.get('bytes') else ''
-    raise InputError(f"the text of the run in {out} has changed{sizes} (data fingerprint {new['fingerprint']}, it was {old['fingerprint']}): "
-                     "put the text back as it was to go on, or train into another directory")
+    raise InputError(f"the text contradicts the run in {out}: it has changed{sizes} (data fingerprint {new['fingerprint']}, it was "
+                     f"{old['fingerprint']}); put it back as it was to go on, or train into another directory")
 
 def check_run(
     out:Path,              # the run directory
@@ -577,7 +577,7 @@ def train(
     run = Run(out, model, make_optimizer(model, s), s, source, average=[p.detach().clone() for p in model.parameters()] if s.average else None)
     with contextlib.ExitStack() as stack, Stop() as stop:
         def begin():
-            stack.enter_context(only_writer(out, show.say))
+            stack.enter_context(only_writer(out))
             begin_run(out, config, s, data)
         show = stack.enter_context(contextlib.closing(Progress(progress and rank == 0)))
         alone(begin)

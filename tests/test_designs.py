@@ -8,6 +8,14 @@ ROOT = Path(__file__).resolve().parent.parent
 BEFORE = json.loads((ROOT/'tests'/'fixtures'/'designs.json').read_text())
 SCRIPTS = [name for name in BEFORE if name[0].isdigit()]
 
+@pytest.fixture(autouse=True)
+def own_routers():
+    "Scripts register routers of their own; other tests go through all that there are."
+    from pico.router import ROUTERS
+    before = dict(ROUTERS)
+    yield
+    for name in ROUTERS.keys() - before: del ROUTERS[name]
+
 def module(name):
     spec = importlib.util.spec_from_file_location('script_' + name, ROOT/'nbs'/f'{name}.py')
     m = importlib.util.module_from_spec(spec)
@@ -30,3 +38,6 @@ def test_scripts_lean_on_no_default(script):
     tree = ast.parse(script.read_text())
     for call in calls(tree, 'preset'): assert any(k.arg is None for k in call.keywords), f'line {call.lineno}: the design is missing'
     for call in calls(tree, 'TrainConfig'): assert 'optimizer' in [k.arg for k in call.keywords], f'line {call.lineno}: the optimizer is missing'
+
+def test_a_router_of_a_script_is_a_choice_of_the_configuration():
+    assert module('21_designs').config('benefit', .25).router == 'benefit'
