@@ -463,15 +463,16 @@ class Pace:
     "Takes the way of guessing that writes the most bytes per second; tries the others again after pauses that double."
     first, again = 6, 3                                            # rounds of a way's first trial, and of a later one
     pause, longest = 16, 1024                                      # rounds of the shortest and longest pause
-    memory, most = 24, 3                                        # rounds that a mean looks back; one counts as 3 at most
-    stretch, much = 60, 1.25                                    # plain rounds without a look; a speed worth looking for
+    memory, most = 24, 3                                           # rounds that a mean looks back; one counts as 3 at most
+    stretch, much = 60, 1.25                                       # plain rounds without a look; a speed worth looking for
+    margin = 1.05                                                  # guessing must be faster than plain writing by this much
     def __init__(self,
         clock=None, # a function that returns seconds; None = the one that suits the model
     ):
         self.clock, self.taken = clock, []                         # the way of each round so far
-        self.rest, self.looks = 0, True                       # plain rounds to come without a clock; are copies sought?
+        self.rest, self.looks = 0, True                            # plain rounds to come without a clock; are copies sought?
         self.gained, self.seconds, self.n = {}, {}, {}             # of each way: means, and of how many rounds
-        self.trial, self.due, self.lost = {}, {}, {}            # rounds left of a trial; start of the next; trials lost
+        self.trial, self.due, self.lost = {}, {}, {}               # rounds left of a trial; start of the next; trials lost
 
     def speed(self, way:str)->float: # bytes per second
         "What this way has brought in its last rounds."
@@ -507,7 +508,7 @@ def choose(self:Pace,
     now, self.rest, self.looks = len(self.taken), 0, True
     way = next((w for w in ways if self.trial.setdefault(w, self.first)), None)
     if way is None:
-        way = max(ways, key=self.speed)
+        way = max(ways, key=lambda w: self.speed(w) * (self.margin if w == 'plain' else 1))
         self.due[way], self.lost[way] = now + self.pause, 0
         late = next((w for w in ways if self.due[w] < now), None)
         if late:                                                   # what was before counts as much as the new trial
