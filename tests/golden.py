@@ -2,11 +2,12 @@
 
     git worktree add /tmp/before COMMIT
     python tests/golden.py /tmp/before .              # weights, written bytes, bits per byte: about two minutes
+    python tests/golden.py /tmp/before . --tree       # only the code's syntax trees, which a change of layout leaves as they were
     python tests/golden.py /tmp/before . --time       # ten turns each of training and writing; the median ratio of seconds
 
 Nothing is stored, since processors differ in the last bit. Each checkout works in a process of its own, with one thread.
 """
-import argparse, hashlib, json, os, statistics, subprocess, sys, time
+import argparse, ast, hashlib, json, os, statistics, subprocess, sys, time
 from pathlib import Path
 
 # shapes and designs are written out: presets may change, this record may not
@@ -82,6 +83,26 @@ def compare(old, new):
     print(f'{len(before)} cases, {len(differ)} differences')
     sys.exit(bool(differ))
 
+def trees(checkout):
+    "Syntax tree of every code cell and of every script and test; cells that are no Python stand as they are."
+    def tree(text):
+        try: return ast.dump(ast.parse(text))
+        except SyntaxError: return text
+    found = {}
+    for f in sorted(p for folder in ('nbs', 'tests') for p in Path(checkout, folder).rglob('*') if p.suffix in ('.py', '.ipynb')):
+        name, text = str(f.relative_to(checkout)), f.read_text(encoding='utf-8')
+        if f.suffix == '.py': found[name] = [tree(text)]
+        else: found[name] = [tree(''.join(c['source'])) for c in json.loads(text)['cells'] if c['cell_type'] == 'code']
+    return found
+
+def compare_trees(old, new):
+    "Exit status 1 if the code of a file differs in more than its layout."
+    before, after = trees(old), trees(new)
+    differ = sorted(f for f in before.keys() | after.keys() if before.get(f) != after.get(f))
+    for f in differ: print(f'{f}: the syntax tree differs')
+    print(f'{len(after)} files, {len(differ)} differences')
+    sys.exit(bool(differ))
+
 def race(old, new, turns=10):
     "Interleaved turns; the median of the ratios new/old."
     ratios = []
@@ -95,10 +116,12 @@ def race(old, new, turns=10):
 if __name__ == '__main__':
     p = argparse.ArgumentParser()
     p.add_argument('checkouts', nargs='*')
+    p.add_argument('--tree', action='store_true')
     p.add_argument('--time', action='store_true')
     p.add_argument('--do', choices=['record', 'once'])
     a = p.parse_args()
     if a.do: {'record': record, 'once': once}[a.do]()
     elif len(a.checkouts) != 2: p.error('give two checkouts')
+    elif a.tree: compare_trees(*a.checkouts)
     elif a.time: race(*a.checkouts)
     else: compare(*a.checkouts)
