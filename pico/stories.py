@@ -39,7 +39,9 @@ def parts(
 )->tuple:         # (literal text, name, list or None) for each slot; the last has only text
     "A sentence cut at its slots."
     out, at = [], 0
-    for m in SLOT.finditer(sentence): out.append((sentence[at:m.start()], m[1], m[3])); at = m.end()
+    for m in SLOT.finditer(sentence):
+        out.append((sentence[at:m.start()], m[1], m[3]))
+        at = m.end()
     return tuple(out) + ((sentence[at:], None, None),)
 
 class Teller:
@@ -48,7 +50,9 @@ class Teller:
         self.rng, self.out, self.size = rng, [], 0
         self.known, self.used, self.choices, self.facts = {}, {}, [], []
 
-    def say(self, text): self.out.append(text); self.size += len(text)
+    def say(self, text):
+        self.out.append(text)
+        self.size += len(text)
 
     def pick(self, options): # one of them, all equally likely
         return options[int(self.rng() * len(options))]
@@ -71,7 +75,8 @@ class Teller:
             elif name:
                 word, told, words = self.known[name.lstrip('!')]
                 if name[0] == '!':
-                    self.facts.append(Fact(name[1:], told, (self.size, self.size + len(word)), word, [w for w in self.used[words] if w != word]))
+                    self.facts.append(Fact(name[1:], told, (self.size, self.size + len(word)), word,
+                                           [w for w in self.used[words] if w != word]))
                 self.say(word)
 
     def story(self)->Story: return Story(''.join(self.out), sum(b for _,b in self.choices), self.facts, self.choices)
@@ -80,7 +85,8 @@ class Teller:
 class Reader(Teller):
     "Recovers the choices from the text: at each one, exactly one alternative may fit."
     def __init__(self, text): # of a story
-        super().__init__(None); self.text = text
+        super().__init__(None)
+        self.text = text
 
     def begins(self, option)->str: # what an alternative begins with: up to its first choice
         if '{' not in option: return option
@@ -92,8 +98,10 @@ class Reader(Teller):
         return out
 
     def pick(self, options):
-        fit = [o for o in options if self.text.startswith(self.begins(o), self.size) and (o[-1:] in ' .\n"' or not self.text[self.size+len(o):self.size+len(o)+1].isalpha() or '{' in o)]
-        if len(fit) != 1: raise ValueError(f'{len(fit)} alternatives fit at byte {self.size}: {self.text[self.size:self.size+40]!r}')
+        fit = [o for o in options if self.text.startswith(self.begins(o), self.size)
+               and (o[-1:] in ' .\n"' or not self.text[self.size+len(o):self.size+len(o)+1].isalpha() or '{' in o)]
+        if len(fit) != 1:
+            raise ValueError(f'{len(fit)} alternatives fit at byte {self.size}: {self.text[self.size:self.size+40]!r}')
         return fit[0]
 
 # %% ../nbs/00_stories.ipynb #48e205e8
@@ -133,7 +141,8 @@ clearing dam ferry gallery glade glen'''.split(),
     hides='''under the bed|behind the stove|beneath the stairs|near the chimney|behind the curtain|under the table|beside the woodpile|below the window|behind the
 door|under the bench|beneath the rug|between two barrels|near the haystack|behind the cupboard|under the cherry tree|beside the rosebush|beneath the
 porch|behind the bookshelf|under the wheelbarrow|near the compost heap|behind the piano|between two flowerpots|below the birdhouse|beneath the
-carpet|beside the fireplace|near the cradle|behind the sofa|between the pumpkins'''.replace(chr(10), chr(32)).split('|'),
+carpet|beside the fireplace|near the cradle|behind the sofa|between the pumpkins'''.replace(chr(10),
+                                                                                            chr(32)).split('|'),
     foods='''bread cake cheese honey jam milk pie rice soup stew toast tea butter biscuits carrots cherries berries cookies corn cream custard dates figs fish
 grapes ham lemons melons muffins mushrooms noodles nuts pancakes peaches pears peas pizza plums popcorn porridge potatoes pudding pumpkins radishes
 raisins salad sandwiches strawberries tomatoes turnips vanilla waffles walnuts yoghurt dumplings bananas chocolate cinnamon cocoa lettuce pickles'''.split(),
@@ -184,14 +193,17 @@ def plot(
     t:Teller, # tells, or reads
 )->Story:
     "The whole story."
-    t.tell('Once upon a time there was a {trait=traits} {role=roles} named {hero=names}, who lived near the {home=places}. ',
+    t.tell('Once upon a time there was a {trait=traits} {role=roles} named {hero=names}, who lived near the '
+           '{home=places}. ',
            'Long ago, near the {home=places}, there lived a {trait=traits} {role=roles} called {hero=names}. ',
            'In a small house by the {home=places} lived {hero=names}, a {trait=traits} {role=roles}. ',
            'This is the story of {hero=names}, the {trait=traits} {role=roles} who lived by the {home=places}. ')
     t.tell('{hero} had one treasure, a {look=looks} {colour=colours} {thing=things} from {giver=names}. ',
-           'The best thing in the house was a {look=looks} {colour=colours} {thing=things}, a present from {giver=names}. ',
+           'The best thing in the house was a {look=looks} {colour=colours} {thing=things}, a present from '
+           '{giver=names}. ',
            'One {=weathers} {=times} {giver=names} brought a present, a {look=looks} {colour=colours} {thing=things}. ')
-    t.tell('Every night it was hidden {hide=hides}. ', 'Nobody knew that it was kept {hide=hides}. ', 'During the day it lay {hide=hides}. ')
+    t.tell('Every night it was hidden {hide=hides}. ', 'Nobody knew that it was kept {hide=hides}. ',
+           'During the day it lay {hide=hides}. ')
     t.tell('Next door lived a {animal=animals} named {friend=names}, who liked to {doing=doings}. ',
            'A {animal=animals} called {friend=names} often came to visit, to eat {=foods} and to {doing=doings}. ',
            'The best friend of {hero} was {friend=names} the {animal=animals}, who loved to {doing=doings}. ')
@@ -199,25 +211,37 @@ def plot(
     meeting(t, 'first', 'thing1', 'place1')
     t.tell('"What a {=looks} {!thing} you have!" cried {first}. "Will you give it to me for my {!thing1}?" ',
            '{first} looked at the {!thing} {=hows} and said, "Let us trade. You may have my {!thing1}." ')
-    traded = t.choose(TRADE); t.say(traded)
-    if traded == TRADE[0]: t.tell('So {!first} got the {colour} {!thing}, and {!hero} got the {thing1}. ', 'Now the {!thing1} was with {hero}, and {!first} kept the {!thing}. ')
+    traded = t.choose(TRADE)
+    t.say(traded)
+    if traded == TRADE[0]:
+        t.tell('So {!first} got the {colour} {!thing}, and {!hero} got the {thing1}. ',
+               'Now the {!thing1} was with {hero}, and {!first} kept the {!thing}. ')
     else: t.tell('So {!hero} kept the {colour} {!thing}. ', 'Now {first} was {=feelings}, but kept the {!thing1}. ')
-    scenery(t); scenery(t)
+    scenery(t)
+    scenery(t)
     meeting(t, 'second', 'thing2', 'place2')
     t.tell('"{!friend} told me that you like to {doing2=doings}," said {second} {=hows}. ',
            'For an hour {second} and {!friend} could {!doing} together, and {hero} was {=feelings}. ',
            'They gave {second} {=foods} and {=foods}, and {!friend} began to {!doing}. ')
-    t.tell('The {!thing2} fell on the {=bodies} of {second}, and everybody laughed. ', 'Nobody wanted the {!thing2}, so {!second} put it back. ', 'With the {!thing2} they played until {=times}. ')
+    t.tell('The {!thing2} fell on the {=bodies} of {second}, and everybody laughed. ',
+           'Nobody wanted the {!thing2}, so {!second} put it back. ', 'With the {!thing2} they played until {=times}. ')
     scenery(t)
     t.tell('At last they came home to the {!home}. ', 'When it grew dark, they returned to the {!home}. ')
     t.tell('"Who gave you the {!look} {!colour} {!thing}?" asked {!friend}. "It was {!giver}," said {!hero}. ',
-           '{!friend} looked {!hide}. "Tell me, what was it that {!giver} gave you?" "A {!thing}," said {!hero}, "a {!look} {!colour} {!thing}." ')
+           '{!friend} looked {!hide}. "Tell me, what was it that {!giver} gave you?" "A {!thing}," said {!hero}, "a '
+           '{!look} {!colour} {!thing}." ')
     t.tell('"And who has it now?" ', 'Then {friend} asked, "Who has the {!thing} today?" ')
-    if traded == TRADE[0]: t.tell('"{!first} has it, and I have the {!thing1}." ', '"It belongs to {!first} now. My {!thing1} will sleep {!hide}." ')
-    else: t.tell('"I have it, and {!first} has the {!thing1}." ', '"It is mine. It lies {!hide}, and {!first} still has the {!thing1}." ')
-    t.tell('"First we saw the {!place1}," said the {!animal}, "and then the {!place2}, where {!second} had a {!thing2}." ',
+    if traded == TRADE[0]:
+        t.tell('"{!first} has it, and I have the {!thing1}." ',
+               '"It belongs to {!first} now. My {!thing1} will sleep {!hide}." ')
+    else:
+        t.tell('"I have it, and {!first} has the {!thing1}." ',
+               '"It is mine. It lies {!hide}, and {!first} still has the {!thing1}." ')
+    t.tell('"First we saw the {!place1}," said the {!animal}, "and then the {!place2}, where {!second} had a '
+           '{!thing2}." ',
            '"We met {!first} first and {!second} later," said the {!animal}, "at the {!place1} and at the {!place2}." ')
-    t.tell('That is how the {!role} and the {!animal} learned about {=virtues}. The end.', 'So {!hero} and {!friend} fell asleep, {=feelings} and full of {=foods}. The end.')
+    t.tell('That is how the {!role} and the {!animal} learned about {=virtues}. The end.',
+           'So {!hero} and {!friend} fell asleep, {=feelings} and full of {=foods}. The end.')
     return t.story()
 
 TRADE = ('"Yes," said the owner of the treasure, "that is fair." ', '"No," was the answer, "I will not give it away." ')
@@ -241,7 +265,8 @@ def bits_of(
     text:str, # of a story
 )->float:
     "Information content of a story's text, found by reading it. ValueError if it is not a story of this grammar."
-    r = Reader(text); s = plot(r)
+    r = Reader(text)
+    s = plot(r)
     if s.text != text: raise ValueError(f'the text goes on after byte {len(s.text)}')
     return s.bits
 
