@@ -38,7 +38,8 @@ def to_bytes(
 # %% ../nbs/01_data.ipynb #3871c6a2
 def to_text(
     data,                   # bytes, or byte values: a list, an array, a tensor
-    errors:str='replace',   # what stands for bytes that are no UTF-8: 'replace' = U+FFFD, 'surrogateescape' = a form that `to_bytes` can undo
+    # what stands for bytes that are no UTF-8: 'replace' = U+FFFD, 'surrogateescape' = a form that `to_bytes` can undo
+    errors:str='replace',
 )->str:
     "Any bytes as text; with `errors='replace'` every maximal broken part becomes one U+FFFD."
     if isinstance(data, torch.Tensor): data = data.tolist()
@@ -104,8 +105,10 @@ class Corpus:
         extra = len(self.opening) + len(self.closing)
         lengths = np.concatenate([p.lengths for p in self.pieces]) if self.pieces else np.zeros(0, np.int64)
         self.text_bytes, self.num_documents = int(lengths.sum()), len(lengths)
-        self.begins = np.concatenate([[0], np.cumsum(lengths + extra)])    # where each document's opening mark stands, and the end
-        self.texts = np.concatenate([[0], np.cumsum([p.text_bytes for p in self.pieces])]).astype(np.int64)  # text bytes before each piece
+        # where each document's opening mark stands, and the end
+        self.begins = np.concatenate([[0], np.cumsum(lengths + extra)])
+        # text bytes before each piece
+        self.texts = np.concatenate([[0], np.cumsum([p.text_bytes for p in self.pieces])]).astype(np.int64)
         self.size = int(self.begins[-1])
         self.source, self.notes, self.sizes = name, [], {}                 # `load_corpus` says more about them
         self.rule, self._files = RULE, functools.lru_cache(64)(_open_file)
@@ -127,7 +130,8 @@ class Corpus:
         if not docs: raise InputError("there are no documents: give at least one")
         return cls([Piece(np.frombuffer(b''.join(docs), np.uint8), [len(d) for d in docs])], marks, name)
 
-    def __repr__(self): return f"Corpus({self.name!r}, {self.num_documents:,} documents, {self.text_bytes:,} bytes of text)"
+    def __repr__(self):
+        return f"Corpus({self.name!r}, {self.num_documents:,} documents, {self.text_bytes:,} bytes of text)"
     def __len__(self): return self.size
 
     def check(self):
@@ -160,11 +164,13 @@ class Corpus:
         values, kinds = np.zeros((len(starts), width), np.uint8), np.zeros((len(starts), width), np.uint8)
         stops = np.minimum(starts + width, self.size)
         for b in np.flatnonzero(stops < starts + width): kinds[b,max(stops[b]-starts[b],0):] = NOTHING
-        first, last = self.begins.searchsorted(starts, 'right') - 1, self.begins.searchsorted(stops)   # documents first … last-1 overlap
+        # documents first … last-1 overlap
+        first, last = self.begins.searchsorted(starts, 'right') - 1, self.begins.searchsorted(stops)
         count = np.maximum(last - first, 0)
         row = np.repeat(np.arange(len(starts)), count)
         doc = np.arange(len(row)) + np.repeat(first - np.cumsum(count) + count, count)
-        for mark, at, kind in ((self.opening, self.begins[doc], OPEN), (self.closing, self.begins[doc+1] - len(self.closing), CLOSE)):
+        for mark, at, kind in ((self.opening, self.begins[doc], OPEN),
+                               (self.closing, self.begins[doc+1] - len(self.closing), CLOSE)):
             at = (at - starts[row])[:,None] + np.arange(len(mark))         # (documents, length of the mark)
             inside = (at >= 0) & (at < width)
             flat = (at + row[:,None]*width)[inside]
@@ -262,7 +268,8 @@ def shuffled(
     key:np.ndarray,   # (B,) uint64; each key is another order
 )->np.ndarray:        # (B,) where each index goes: for one key, all n numbers once
     "A random order without a list of it: a Feistel network, repeated while the result is too large."
-    a = max(int((n-1)**.5) + 1, 1); b = -(-n//a)                           # a*b >= n, by less than a
+    a = max(int((n-1)**.5) + 1, 1)
+    b = -(-n//a)                           # a*b >= n, by less than a
     out, todo, x = np.empty(len(index), np.int64), np.arange(len(index)), np.asarray(index, np.uint64)
     keys = _mix(key + np.arange(4, dtype=np.uint64)[:,None])               # (4, B) one for each round
     while len(todo):
@@ -309,10 +316,17 @@ def batch(
 ):                    # x (B,T) long; y (B,T,N) long, -100 where nothing is scored; B = batch_size // world_size
     "The rows of one training step, a pure function of corpus, seed and step; `y` is an overlapping view: do not write into it."
     B, T, N = batch_size, context_len, next_tokens
-    if min(B, T, N, world_size) < 1: raise ValueError(f"batch_size={B}, context_len={T}, next_tokens={N} and world_size={world_size} must be at least 1")
-    if step < 0 or not 0 <= rank < world_size: raise ValueError(f"step={step} counts from 0, and rank={rank} from 0 to world_size-1={world_size-1}")
-    if B % world_size: raise InputError(f"batch_size={B} is no multiple of the {world_size} processes: every process takes equally many rows")
-    if corpus.size < T+N: raise InputError(f"{corpus.name} has {corpus.size} bytes with its marks, fewer than context_len + next_tokens = {T} + {N}: give more text or a smaller context_len")
+    if min(B, T, N, world_size) < 1:
+        raise ValueError(f"batch_size={B}, context_len={T}, next_tokens={N} and world_size={world_size} must be at "
+                         f"least 1")
+    if step < 0 or not 0 <= rank < world_size:
+        raise ValueError(f"step={step} counts from 0, and rank={rank} from 0 to world_size-1={world_size-1}")
+    if B % world_size:
+        raise InputError(f"batch_size={B} is no multiple of the {world_size} processes: every process takes equally "
+                         f"many rows")
+    if corpus.size < T+N:
+        raise InputError(f"{corpus.name} has {corpus.size} bytes with its marks, fewer than context_len + next_tokens "
+                         f"= {T} + {N}: give more text or a smaller context_len")
     B //= world_size
     rows = step*batch_size + rank*B + np.arange(B, dtype=np.int64)
     values, kinds = corpus.windows(chunk_starts(corpus.size, rows, T, seed), T+N)
@@ -462,7 +476,8 @@ def hub_data(
     where, _, config = name.partition(':')
     try: huggingface_hub.HfApi().dataset_info(where, timeout=10)
     except (RepositoryNotFoundError, HFValidationError):
-        raise InputError(f"{name} is no file or folder here, and no data set on the Hugging Face Hub (or a private one): check the name") from None
+        raise InputError(f"{name} is no file or folder here, and no data set on the Hugging Face Hub (or a private "
+                         f"one): check the name") from None
     except Exception: reached = False
     else: reached = True
     with quietly(name) as datasets:
@@ -471,7 +486,9 @@ def hub_data(
         try:
             for m,_ in flags: m.HF_HUB_OFFLINE = True
             return datasets.load_dataset(where, config or None, streaming=streaming)
-        except Exception: raise InputError(f"{name} is no file or folder here, and the Hugging Face Hub cannot be reached to look for a data set of that name: check the name and the network") from None
+        except Exception:
+            raise InputError(f"{name} is no file or folder here, and the Hugging Face Hub cannot be reached to look "
+                             f"for a data set of that name: check the name and the network") from None
         finally:
             for m,old in flags: m.HF_HUB_OFFLINE = old
 
