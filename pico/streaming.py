@@ -9,7 +9,8 @@ __all__ = ['row_bytes', 'Lane', 'held_out', 'line_rows', 'stream_files', 'open_r
 import glob, hashlib, itertools, math, os
 import numpy as np, torch
 from .data import (CLOSE, JSON_TYPES, MARKS, OPEN, RULE, TEXT, Corpus, InputError, has_lines, holds_text, hub_data,
-                       json_rows, json_texts, left_out, load_rows, local_path, odd_rows, quietly, row_kind, saved_by_datasets,
+                       json_rows, json_texts, left_out, load_rows, local_path, odd_rows, quietly, row_kind,
+                       saved_by_datasets,
                        sort_folder, to_bytes, _no_column, _no_text)
 
 # %% ../nbs/01a_streaming.ipynb #7d1a0b02
@@ -38,22 +39,29 @@ class Lane:
         self.lists = lists
         self.data, self.column, self.marks, self.leave_out, self.name = data, column, MARKS[marks], leave_out, name
         self.values, self.kinds, self.epoch, self.found = bytearray(), bytearray(), 0, False
-        self.rows, self.moved, self.position = None, False, None   # the library's iterator, whether it has given a row, and where it began
+        # the library's iterator, whether it has given a row, and where it began
+        self.rows, self.moved, self.position = None, False, None
 
     def fill(self, size:int):
         "Read on until at least so many bytes are there. Whatever fails in the source becomes an `InputError`; what has arrived is not lost."
         opening, closing = self.marks
         while len(self.values) < size:
             try:
-                if self.rows is None: self.data.set_epoch(self.epoch); self.rows = iter(self.data)
+                if self.rows is None:
+                    self.data.set_epoch(self.epoch)
+                    self.rows = iter(self.data)
                 row = next(self.rows, None)
             except Exception as e:
-                self.load_state(self.state())                      # a broken iterator would only say that it is at its end
+                # a broken iterator would only say that it is at its end
+                self.load_state(self.state())
                 if isinstance(e, InputError): raise
-                raise InputError(f"{self.name} failed while it was read ({' '.join((str(e) or type(e).__name__).split())[:150]})") from None
+                raise InputError(f"{self.name} failed while it was read "
+                                 f"({' '.join((str(e) or type(e).__name__).split())[:150]})") from None
             self.moved = True
             if row is None:
-                if not self.found and self.epoch: raise InputError(f"{self.name} holds no text in a part of its files: give a source whose column {self.column!r} has some")
+                if not self.found and self.epoch:
+                    raise InputError(f"{self.name} holds no text in a part of its files: give a source whose column "
+                                     f"{self.column!r} has some")
                 self.epoch, self.found, self.rows, self.moved, self.position = self.epoch + 1, False, None, False, None
                 continue
             text = row_bytes(row[self.column], self.column, self.name, self.lists)
@@ -71,7 +79,8 @@ class Lane:
     def state(self)->dict:
         "Where the lane is: enough to go on with the very next byte."
         tensor = lambda b: torch.from_numpy(np.frombuffer(bytes(b), np.uint8).copy())
-        return dict(epoch=self.epoch, found=self.found, position=self.data.state_dict() if self.moved else self.position, values=tensor(self.values), kinds=tensor(self.kinds))
+        return dict(epoch=self.epoch, found=self.found, position=self.data.state_dict() if self.moved
+                    else self.position, values=tensor(self.values), kinds=tensor(self.kinds))
 
     def load_state(self, state:dict):
         "Go on where `state` was taken."
