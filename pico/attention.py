@@ -35,7 +35,8 @@ def attention_dense(
     k_pos:Tensor,    # (S,) or (B, S); -1 = an empty place
 )->Tensor:           # (B, H, T, K)
     "All scores at once, masked: T·S time and memory; for any positions."
-    B, H, T, K = q.shape; G, S = k.shape[1:3]
+    B, H, T, K = q.shape
+    G, S = k.shape[1:3]
     scores = (grouped(q, G) @ k.transpose(-1, -2)).view(B, H, T, S) / math.sqrt(K)
     bias = alibi_bias(slopes, q_pos, k_pos, window, scores.dtype).clamp(min=torch.finfo(scores.dtype).min / 2)
     share = (scores + bias).softmax(-1)                           # (B, H, T, S)
@@ -52,22 +53,27 @@ def attention_banded(
     block:int=None,      # queries per block; None = chosen from the window
 )->Tensor:               # (B, H, T, K)
     "Causal windowed attention in blocks: time and memory grow as T·(W + block)."
-    B, H, T, K = q.shape; G, S = k.shape[1:3]; R = H // G
+    B, H, T, K = q.shape
+    G, S = k.shape[1:3]
+    R = H // G
     W = S-1 if window is None else min(window, S-1)
     block = min(T, block or max(64, W//2))
     n = -(-T // block)                                            # blocks
-    before = W - (S - T)                                          # keys that the first block would like to see and that are not there
+    # keys that the first block would like to see and that are not there
+    before = W - (S - T)
     def cut(x):                                                   # (B, G, S, K) -> (B, G, n, W + block, K)
         x = F.pad(x, (0, 0, max(before, 0), n*block - T))[:, :, max(-before, 0):]
         return x.unfold(2, W + block, block).transpose(-1, -2)
     q = F.pad(q, (0, 0, 0, n*block - T)).view(B, G, R, n, block, K).transpose(2, 3).reshape(B, G, n, R*block, K)
     scores = (q / math.sqrt(K)) @ cut(k).transpose(-1, -2)        # (B, G, n, R·block, W + block)
-    tile = alibi_bias(slopes, W + torch.arange(block, device=q.device), torch.arange(W + block, device=q.device), W, scores.dtype)
+    tile = alibi_bias(slopes, W + torch.arange(block, device=q.device), torch.arange(W + block, device=q.device), W,
+                      scores.dtype)
     low = torch.finfo(scores.dtype).min / 2                       # hides, and leaves a softmax over nothing finite
     scores = scores + tile.clamp(min=low).view(G, 1, R*block, W + block)
     if before > 0 or k_start is not None:                         # hide what lies before the first key
         m = min(n, -(-max(before, S - T) // block)) if k_start is None else n
-        j = (torch.arange(m, device=q.device)[:,None]*block + torch.arange(W + block, device=q.device)) - before   # (m, W + block) index of each key
+        # (m, W + block) index of each key
+        j = (torch.arange(m, device=q.device)[:,None]*block + torch.arange(W + block, device=q.device)) - before
         hide = (j < 0)[None] if k_start is None else j < k_start.clamp(min=0)[:,None,None]     # (1 or B, m, W + block)
         scores[:, :, :m].masked_fill_(hide[:,None,:,None], low)
     out = scores.softmax(-1).to(v.dtype) @ cut(v)                 # (B, G, n, R·block, K)
@@ -83,7 +89,9 @@ def attention_fused(
     block:int=None, # queries per block; None = chosen from the window
 )->Tensor:          # (B, H, T, K)
     "The band of blocks on PyTorch's fused attention: scores are never stored."
-    B, H, T, K = q.shape; G, S = k.shape[1:3]; R = H // G
+    B, H, T, K = q.shape
+    G, S = k.shape[1:3]
+    R = H // G
     W = S-1 if window is None else min(window, S-1)
     block = min(T, block or (32 if W <= 32 else 64))
     i, P = torch.arange(S, device=q.device), S - T
@@ -93,7 +101,8 @@ def attention_fused(
     out = []
     if near:
         keys = P + near
-        o = F.scaled_dot_product_attention(grouped(q[:,:,:near], G), k[:,:,:keys], v[:,:,:keys], attn_mask=bias(i[P:keys], i[:keys]))
+        o = F.scaled_dot_product_attention(grouped(q[:,:,:near], G), k[:,:,:keys], v[:,:,:keys],
+                                           attn_mask=bias(i[P:keys], i[:keys]))
         out.append(o.view(B, H, near, K))
     if n:
         rest = n*block - (T - near)                               # padding of the last block
@@ -137,7 +146,8 @@ def flex_blocks(
 )->BlockMask:
     "The blocks of keys that each block of queries has to visit."
     number = lambda x: torch.tensor(x, device=device)
-    i = torch.arange(-(-T // block), device=device) * block + S - T                   # where the first query of each block stands
+    # where the first query of each block stands
+    i = torch.arange(-(-T // block), device=device) * block + S - T
     first, last = (i - W).clamp(min=0) // block, (i + block - 1).clamp(max=S-1) // block
     blocks = -(-S // block)
     order = (first[:,None] + torch.arange(blocks, device=device)) % blocks            # those to visit come first
@@ -158,7 +168,8 @@ def attention_flex(
 )->Tensor:               # (B, H, T, K)
     "The band on FlexAttention: only the blocks that the window touches are visited (arXiv 2412.05496)."
     T, S, K = q.shape[2], k.shape[2], q.shape[-1]
-    wide = max(16, 1 << (K-1).bit_length())                       # kernels exist for powers of two: zeros change no score
+    # kernels exist for powers of two: zeros change no score
+    wide = max(16, 1 << (K-1).bit_length())
     if wide > K: q, k, v = (F.pad(x, (0, wide - K)) for x in (q, k, v))
     blocks = flex_blocks(T, S, S-1 if window is None else min(window, S-1), q.device)
     return (kernel or flex_compiled())(q, k, v, flex_score(slopes, k_start), blocks, K**-.5, True)[..., :K]
@@ -166,7 +177,8 @@ def attention_flex(
 # %% ../nbs/03_attention.ipynb #e873b5c1
 def use_flex(q, slopes)->bool:
     "Can FlexAttention serve these queries, and is it worth it?"
-    return (q.is_cuda and q.shape[2] >= 128 and q.shape[-1] <= 256 and q.dtype != torch.float64 and not slopes.requires_grad
+    return (q.is_cuda and q.shape[2] >= 128 and q.shape[-1] <= 256 and q.dtype != torch.float64
+            and not slopes.requires_grad
         and find_spec('triton') is not None and torch.cuda.get_device_capability(q.device) >= (8, 0))
 
 # %% ../nbs/03_attention.ipynb #cb07672c
@@ -182,15 +194,23 @@ def attention(
 )->Tensor:               # (B, H, T, K)
     "Causal windowed grouped-query attention with ALiBi (arXiv 2108.12409, 2305.13245)."
     if q.dim() != 4 or k.shape != v.shape or k.shape[0] != q.shape[0] or k.shape[-1] != q.shape[-1]:
-        raise ValueError(f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)} should be (B,H,T,K), (B,G,S,K), (B,G,S,K)")
-    if q.shape[1] % k.shape[1]: raise ValueError(f"q has {q.shape[1]} heads, no multiple of the {k.shape[1]} key/value heads of k")
-    if window is not None and window < 0: raise ValueError(f"window={window}: give 0 or more bytes, or None for no limit")
+        raise ValueError(f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)} should be (B,H,T,K), (B,G,S,K), "
+                         f"(B,G,S,K)")
+    if q.shape[1] % k.shape[1]:
+        raise ValueError(f"q has {q.shape[1]} heads, no multiple of the {k.shape[1]} key/value heads of k")
+    if window is not None and window < 0:
+        raise ValueError(f"window={window}: give 0 or more bytes, or None for no limit")
     if len(slopes) != q.shape[1]: raise ValueError(f"slopes has {len(slopes)} entries for {q.shape[1]} query heads")
-    if (q_pos is None) != (k_pos is None): raise ValueError(f"q_pos is {'not ' * (q_pos is None)}given and k_pos is {'not ' * (k_pos is None)}given: give both or neither")
+    if (q_pos is None) != (k_pos is None):
+        raise ValueError(f"q_pos is {'not ' * (q_pos is None)}given and k_pos is {'not ' * (k_pos is None)}given: "
+                         f"give both or neither")
     if q_pos is not None: return attention_dense(q, k, v, window, slopes, q_pos, k_pos)
-    if k.shape[2] < q.shape[2]: raise ValueError(f"k has {k.shape[2]} keys for {q.shape[2]} queries: without positions the last query stands at the last key")
+    if k.shape[2] < q.shape[2]:
+        raise ValueError(f"k has {k.shape[2]} keys for {q.shape[2]} queries: without positions the last query stands "
+                         f"at the last key")
     if use_flex(q, slopes): return attention_flex(q, k, v, window, slopes, k_start)
-    return attention_fused(q, k, v, window, slopes) if k_start is None else attention_banded(q, k, v, window, slopes, k_start)
+    return attention_fused(q, k, v, window, slopes) if k_start is None else attention_banded(q, k, v, window, slopes,
+                                                                                             k_start)
 
 # %% ../nbs/03_attention.ipynb #afc9355a
 class Ring:
@@ -204,7 +224,8 @@ class Ring:
         if window is None or window < 0: raise ValueError(f"window={window}: a cache needs a window of 0 or more bytes")
         if max_rollback < 0: raise ValueError(f"max_rollback={max_rollback}: give 0 or more bytes")
         self.rows, self.window, self.max_rollback, self.slots = batch_size, window, max_rollback, window + 1 + max_rollback
-        self.seen, self.spare = 0, 0                              # bytes seen, and how many could be taken back: a number while all rows are alike, else (B,)
+        # bytes seen, and how many could be taken back: a number while all rows are alike, else (B,)
+        self.seen, self.spare = 0, 0
         self.slot   = torch.arange(self.slots, device=device)
         self.around = torch.cat([self.slot, self.slot])[:,None]   # (2R, 1)
         self.tables, self.slopes = {}, None
@@ -230,7 +251,8 @@ class Ring:
         lengths:Tensor=None, # (B,) how many of the new bytes are real; None = all
     ):
         "Make room for the next bytes of each row, and work out what all blocks need for this step."
-        (B, H, T, K), R, few = q.shape, self.slots, q.shape[2] <= 1 + self.max_rollback     # few bytes: nothing they still see is overwritten by them
+        # few bytes: nothing they still see is overwritten by them
+        (B, H, T, K), R, few = q.shape, self.slots, q.shape[2] <= 1 + self.max_rollback
         if few and lengths is None and not torch.is_tensor(self.seen):      # rows alike: two look-ups
             p, self.held = self.seen % R, min(R, self.seen + T)
             self.to   = self.around[p:p+T].expand(B, 2*G, T, K)   # slots to be written
@@ -239,16 +261,21 @@ class Ring:
             seen, i, self.held = self.column(self.seen), torch.arange(T, device=self.slot.device), R
             at = seen[:,None] + i                                 # (B, T) positions of the new bytes
             to = at % R
-            if lengths is not None or T > R:                      # padding, and what would be overwritten at once, goes to a slot beyond the ring
+            # padding, and what would be overwritten at once, goes to a slot beyond the ring
+            if lengths is not None or T > R:
                 real = self.column(T if lengths is None else lengths)[:,None]
                 to = torch.where((i < real) & (i >= real - R), to, R)
             self.to = to[:,None,:,None].expand(B, 2*G, T, K)
             if few:
-                bias = self.table(1, slopes, q.dtype)[:,0].unfold(1, R, 1)[:, R - at % R].transpose(0, 1)               # (B, H, T, R)
-                bias = bias.masked_fill((self.slot > at[:,:,None])[:,None], torch.finfo(q.dtype).min / 2)               # never written
+                # (B, H, T, R)
+                bias = self.table(1, slopes, q.dtype)[:,0].unfold(1, R, 1)[:, R - at % R].transpose(0, 1)
+                # never written
+                bias = bias.masked_fill((self.slot > at[:,:,None])[:,None], torch.finfo(q.dtype).min / 2)
                 self.bias = bias.reshape(B, G, H//G * T, R)
-            else:                                                 # many bytes: the last W held, in order, will be joined with the new ones
-                held = seen.clamp(max=self.window); most = int(held.max())
+            # many bytes: the last W held, in order, will be joined with the new ones
+            else:
+                held = seen.clamp(max=self.window)
+                most = int(held.max())
                 old = (seen[:,None] - most + torch.arange(most, device=held.device)) % R
                 self.old, self.bias = old[:,None,:,None].expand(B, 2*G, most, K), None
                 self.start = most - held                          # so many of the first keys of a row are not there
@@ -268,7 +295,8 @@ class Ring:
         if self.rows == 1 and torch.is_tensor(n): n = int(n)
         wrong = (n > self.spare) | (n < 0)
         if wrong.any() if torch.is_tensor(wrong) else wrong:
-            raise ValueError(f"rollback of {self.column(n).tolist()} bytes: at most {self.column(self.spare).tolist()} can be taken back (max_rollback={self.max_rollback})")
+            raise ValueError(f"rollback of {self.column(n).tolist()} bytes: at most "
+                             f"{self.column(self.spare).tolist()} can be taken back (max_rollback={self.max_rollback})")
         self.seen, self.spare = self.seen - n, self.spare - n
 
 # %% ../nbs/03_attention.ipynb #896c8b16
@@ -281,7 +309,8 @@ class KVCache:
         window:int,         # bytes back that will be looked at
         max_rollback:int=0, # how many of the last bytes can be taken back
         dtype=None, device=None,
-        ring:Ring=None,     # the ring of the first block of the stack, which has to be asked first in each step; None = an own one
+        # the ring of the first block of the stack, which has to be asked first in each step; None = an own one
+        ring:Ring=None,
     ):
         self.first, self.ring = ring is None, ring or Ring(batch_size, window, max_rollback, device)
         # one slot more than the ring has: what must not be written (padding) is written there
@@ -304,9 +333,11 @@ class KVCache:
             keys, values = torch.cat([self.kv.gather(2, r.old).to(kv.dtype), kv], 2).split(G, 1)
             out = attention(q, keys, values, r.window, slopes, k_start=r.start)
         self.kv.scatter_(2, r.to, kv.detach().to(self.kv.dtype))
-        if r.bias is not None:                                    # few: query heads of one key/value head become rows of one matrix
+        # few: query heads of one key/value head become rows of one matrix
+        if r.bias is not None:
             keys, values = self.held if r.held == r.slots else (x[:,:,:r.held] for x in self.held)
-            out = F.scaled_dot_product_attention(grouped(q, G), keys.to(q.dtype), values.to(q.dtype), r.bias).view(q.shape)
+            out = F.scaled_dot_product_attention(grouped(q, G), keys.to(q.dtype), values.to(q.dtype),
+                                                 r.bias).view(q.shape)
         return out
 
     def rollback(self,
@@ -325,9 +356,12 @@ class Attention(nn.Module):
         window:int,   # bytes back
     ):
         super().__init__()
-        if q_heads < 1 or kv_heads < 1: raise ValueError(f"q_heads={q_heads}, kv_heads={kv_heads}: give at least 1 of each")
-        if dim < q_heads: raise ValueError(f"dim={dim} leaves no width for q_heads={q_heads}: a head is dim // q_heads wide")
-        if window is not None and window < 0: raise ValueError(f"window={window}: give 0 or more bytes, or None for no limit")
+        if q_heads < 1 or kv_heads < 1:
+            raise ValueError(f"q_heads={q_heads}, kv_heads={kv_heads}: give at least 1 of each")
+        if dim < q_heads:
+            raise ValueError(f"dim={dim} leaves no width for q_heads={q_heads}: a head is dim // q_heads wide")
+        if window is not None and window < 0:
+            raise ValueError(f"window={window}: give 0 or more bytes, or None for no limit")
         if q_heads % kv_heads: raise ValueError(f"q_heads={q_heads} is no multiple of kv_heads={kv_heads}")
         self.heads, self.width, self.window = (q_heads, kv_heads), dim // q_heads, window
         self.fused_qkv = nn.Linear(dim, (q_heads + 2*kv_heads) * self.width, bias=False)
@@ -341,9 +375,11 @@ class Attention(nn.Module):
     )->Tensor:               # (B, T, D)
         "Let each byte look back."
         (B, T, D), (H, G), slopes = x.shape, self.heads, self.slopes
-        qkv = F.linear(x, self.fused_qkv.weight).view(B, T, H + 2*G, self.width).transpose(1, 2)       # not self.fused_qkv(x): a call less per byte
+        # not self.fused_qkv(x): a call less per byte
+        qkv = F.linear(x, self.fused_qkv.weight).view(B, T, H + 2*G, self.width).transpose(1, 2)
         q, kv = qkv.split((H, 2*G), 1)                            # (B, H, T, K), (B, 2G, T, K)
-        out = attention(q, *kv.split(G, 1), self.window, slopes) if cache is None else cache.attend(q, kv, slopes, lengths)
+        out = attention(q, *kv.split(G, 1), self.window, slopes) if cache is None else cache.attend(q, kv, slopes,
+                                                                                                    lengths)
         return F.linear(out.transpose(1, 2).reshape(B, T, H * self.width), self.proj.weight)
 
     def new_cache(self, batch_size, max_rollback=0, dtype=None, device=None, ring=None)->KVCache:
