@@ -16,7 +16,8 @@ from .attention import Attention
 @lru_cache(None)
 def norm_constants(D:int, dtype)->tuple:
     "0 and √(Dε) as tensors."
-    with torch.inference_mode(False): return torch.zeros((), dtype=dtype), torch.tensor((D * torch.finfo(dtype).eps)**.5, dtype=dtype)
+    with torch.inference_mode(False):
+        return torch.zeros((), dtype=dtype), torch.tensor((D * torch.finfo(dtype).eps)**.5, dtype=dtype)
 
 class RMSNorm(nn.RMSNorm):
     "`nn.RMSNorm`, in fewer steps where a CPU normalises few bytes (arXiv 1910.07467)."
@@ -25,7 +26,8 @@ class RMSNorm(nn.RMSNorm):
         D, w = x.shape[-1], self.weight
         if x.numel() > 64*D or x.is_cuda or x.dtype != w.dtype or self.eps is not None: return super().forward(x)
         zero, small = norm_constants(D, x.dtype)
-        return torch.addcdiv(zero, x, torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), small), value=D**.5) * w
+        return torch.addcdiv(zero, x, torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), small),
+                             value=D**.5) * w
 
 # %% ../nbs/04_block.ipynb #6d116fd8
 class SwiGLU(nn.Module):
