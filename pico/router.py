@@ -20,7 +20,8 @@ from .block import Stack
 def pack(
     x:Tensor,      # (B, T, D) residual stream
     chosen:Tensor, # (B, T) bool, which bytes go deep
-)->tuple:          # packed (B, C, D), their positions (B, C), how many are real in each row (B,); C is the largest count
+# packed (B, C, D), their positions (B, C), how many are real in each row (B,); C is the largest count
+)->tuple:
     "The chosen bytes of every row, in reading order, padded with unchosen ones of the same row."
     counts = chosen.sum(1)                                        # (B,)
     C = int(counts.max())
@@ -85,7 +86,9 @@ def router(
     name:str, # the name used in `PicoConfig.router`
 ):            # a class decorator
     "Register a router under its name."
-    def add(cls): ROUTERS[name] = cls; return cls
+    def add(cls):
+        ROUTERS[name] = cls
+        return cls
     return add
 
 # %% ../nbs/05_router.ipynb #419b7541
@@ -279,7 +282,8 @@ class Tuned(TopK):
         self.rule = nn.Parameter(torch.tensor(3.))
 
     def score(self, x, values, before):
-        return super().score(F.rms_norm(x, x.shape[-1:]), values, before) + torch.where(by_space(values, before, self.kind), self.rule, -self.rule)
+        return super().score(F.rms_norm(x, x.shape[-1:]), values,
+                             before) + torch.where(by_space(values, before, self.kind), self.rule, -self.rule)
 
     def forward(self, x, values, before, position, train=False):
         route = super().forward(x, values, before, position, train)
@@ -311,7 +315,8 @@ def carried(
 )->Tensor:         # (B, T, D) the change of the last chosen byte up to each byte, itself included
     "What each byte may be given of the last change before it."
     at = torch.where(chosen, torch.arange(chosen.shape[1], device=chosen.device), -1).cummax(1).values    # (B, T)
-    return torch.where((at >= 0)[...,None], change.gather(1, at.clamp(min=0)[...,None].expand_as(change)), before[:,None])
+    return torch.where((at >= 0)[...,None], change.gather(1, at.clamp(min=0)[...,None].expand_as(change)),
+                       before[:,None])
 
 # %% ../nbs/05_router.ipynb #c0fcc326
 def keep_last(
@@ -322,7 +327,8 @@ def keep_last(
     "The last M entries of each row after the new ones have arrived."
     M, both = old.shape[1], torch.cat([old, new], 1)
     if lengths is None: return both[:, both.shape[1]-M:]
-    return both[torch.arange(len(both), device=old.device)[:,None], lengths[:,None] + torch.arange(M, device=old.device)]
+    return both[torch.arange(len(both), device=old.device)[:,None],
+                lengths[:,None] + torch.arange(M, device=old.device)]
 
 @dataclass
 class DepthCache:
@@ -349,9 +355,12 @@ class DepthCache:
         count = (self.recent & (i >= R - n[:,None])).sum(1)       # (B,) chosen among the last n
         for c in self.kv: c.rollback(count)
         back = lambda t: torch.arange(t.shape[1], device=n.device) - n[:,None]
-        b = back(self.recent); self.recent = self.recent.gather(1, b.clamp(min=0)) & (b >= 0)
-        b = back(self.values); self.values = self.values.gather(1, b.clamp(min=0)).masked_fill(b < 0, -1)
-        b = back(self.last); self.last = self.last[torch.arange(len(b), device=b.device)[:,None], b.clamp(min=0)] * (b >= 0)[...,None]
+        b = back(self.recent)
+        self.recent = self.recent.gather(1, b.clamp(min=0)) & (b >= 0)
+        b = back(self.values)
+        self.values = self.values.gather(1, b.clamp(min=0)).masked_fill(b < 0, -1)
+        b = back(self.last)
+        self.last = self.last[torch.arange(len(b), device=b.device)[:,None], b.clamp(min=0)] * (b >= 0)[...,None]
         self.length -= n
 
 # %% ../nbs/05_router.ipynb #99c11bdd
@@ -370,7 +379,8 @@ class MixtureOfDepths(Stack):
         super().__init__(num_blocks, dim, q_heads, kv_heads, window)
         if router not in ROUTERS: raise ValueError(f"router={router!r} is unknown: use one of {', '.join(ROUTERS)}")
         self.router = ROUTERS[router](dim, capacity)
-        self.carry = nn.Parameter(torch.full((dim,), .5)) if carry else None    # (D,) the share of each channel that is handed on
+        # (D,) the share of each channel that is handed on
+        self.carry = nn.Parameter(torch.full((dim,), .5)) if carry else None
         self.gate = nn.Parameter(torch.zeros(1, dim)) if carry else None        # (1, D) which bytes want it
 
     def forward(self,
@@ -382,19 +392,23 @@ class MixtureOfDepths(Stack):
     )->tuple:                  # (B, T, D) and the `Route`
         "Send the chosen bytes through the blocks and the others around them."
         B, T, D = x.shape
-        if train and cache is not None: raise ValueError("routing='train' looks at the whole text and cannot continue a cache: use routing='causal'")
+        if train and cache is not None:
+            raise ValueError(
+                "routing='train' looks at the whole text and cannot continue a cache: use routing='causal'")
         M, start = self.router.memory, 0 if cache is None else cache.length[:,None]
         before = values.new_full((B, M), -1) if cache is None else cache.values[:, cache.values.shape[1]-M:]
         position = (torch.arange(T, device=x.device) + start).expand(B, T)
         route = self.router(x, values, before, position, train=train)
         if lengths is not None: route.chosen = route.chosen & (torch.arange(T, device=x.device) < lengths[:,None])
         kv, n, old = None if cache is None else cache.kv, int(route.chosen.sum()), x
-        if n == route.chosen.numel():                             # all of them, as always with a single byte that goes deep: nothing to pack
+        # all of them, as always with a single byte that goes deep: nothing to pack
+        if n == route.chosen.numel():
             deep = super().forward(x, kv)
             x = (deep if route.weight is None else x + route.weight[...,None] * (deep - x)).to(x.dtype)
         elif n:
             packed, positions, counts = pack(x, route.chosen)
-            x = unpack(x, packed, super().forward(packed, kv, counts if B > 1 else None), positions, counts, route.weight)
+            x = unpack(x, packed, super().forward(packed, kv, counts if B > 1 else None), positions, counts,
+                       route.weight)
         on = None
         if self.carry is not None:
             on = carried(x - old, route.chosen, x.new_zeros(B, D) if cache is None else cache.last[:,-1])
