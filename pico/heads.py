@@ -23,12 +23,14 @@ def head_weights(
 class HeadsLoss(torch.autograd.Function):
     "Weighted cross-entropy of N linear byte heads, a chunk of bytes at a time, its gradient computed on the way."
     @staticmethod
-    def forward(ctx, h, weight, bias, y, share, chunk): # h (M, D), weight (N·V, D), bias (N·V,), y (M, N), share (M, N): what a target counts in the total
+    # h (M, D), weight (N·V, D), bias (N·V,), y (M, N), share (M, N): what a target counts in the total
+    def forward(ctx, h, weight, bias, y, share, chunk):
         M, N = y.shape
         wide = torch.promote_types(h.dtype, torch.float32)        # sums and softmax in float32 at least
         need = any(ctx.needs_input_grad[:3])
         seen, nats = y >= 0, torch.empty(M, N, dtype=wide, device=h.device)
-        if need: dh, dw, db = torch.empty_like(h), torch.zeros_like(weight, dtype=wide), torch.zeros_like(bias, dtype=wide)
+        if need:
+            dh, dw, db = torch.empty_like(h), torch.zeros_like(weight, dtype=wide), torch.zeros_like(bias, dtype=wide)
         for i in range(0, M, chunk):
             hc, ok = h[i:i+chunk], seen[i:i+chunk]
             target = y[i:i+chunk].clamp(min=0)[...,None]                                # (m, N, 1)
@@ -73,13 +75,16 @@ class Slices:
         return self.logits[:,self.at-1]
 
 # %% ../nbs/06_heads.ipynb #203bb5c6
-def linear_loss(h, weight, bias, y, share, chunk)->tuple: # (…, D), (N·V, D), (N·V,), (…, N), anything that broadcasts to y: total, and nats (…, N)
+# (…, D), (N·V, D), (N·V,), (…, N), anything that broadcasts to y: total, and nats (…, N)
+def linear_loss(h, weight, bias, y, share, chunk)->tuple:
     "`HeadsLoss` of states in any number of dimensions, with autocast."
     if torch.is_autocast_enabled(h.device.type):
-        low = torch.get_autocast_dtype(h.device.type); h, weight, bias = h.to(low), weight.to(low), bias.to(low)
+        low = torch.get_autocast_dtype(h.device.type)
+        h, weight, bias = h.to(low), weight.to(low), bias.to(low)
     elif h.dtype != weight.dtype: h = h.to(weight.dtype)
     with torch.autocast(h.device.type, enabled=False):
-        total, nats = HeadsLoss.apply(h.flatten(0,-2), weight, bias, y.flatten(0,-2), share.expand_as(y).flatten(0,-2), chunk)
+        total, nats = HeadsLoss.apply(h.flatten(0,-2), weight, bias, y.flatten(0,-2), share.expand_as(y).flatten(0,-2),
+                                      chunk)
     return total, nats.view(y.shape)
 
 def sparse(
@@ -115,17 +120,22 @@ class ByteHeads(nn.Linear):
 
     def drafter(self)->Slices:
         "Heads 2 to N, for guessing."
-        w, b = (t.detach().float().cpu().numpy() if t.dtype != torch.float64 else t.detach().cpu().numpy() for t in (self.weight[256:], self.bias[256:]))
+        w, b = (t.detach().float().cpu().numpy() if t.dtype != torch.float64 else t.detach().cpu().numpy()
+                for t in (self.weight[256:], self.bias[256:]))
         return Slices(w, b)
 
     def loss(self,
         h:Tensor,      # (B, T, D) final states
         y:Tensor,      # (B, T, N) targets; -100 where there is none
         chunk:int=512, # bytes whose logits are held at once
-        counts:Tensor=None, # (N,) divide by these numbers of targets (see `counts`) instead of this batch's own, when it is a part of a larger one
+        # (N,) divide by these numbers of targets (see `counts`) instead of this batch's own, when it is a part of a
+        # larger one
+        counts:Tensor=None,
     )->tuple:          # weighted total (a scalar with gradient) and per head (N,), in nats per byte
         "Cross-entropy of all heads without holding all logits."
-        if y.shape[-1] != self.N: raise ValueError(f"y has {y.shape[-1]} targets per byte, the model has {self.N} byte heads: make the batch with next_tokens={self.N}")
+        if y.shape[-1] != self.N:
+            raise ValueError(f"y has {y.shape[-1]} targets per byte, the model has {self.N} byte heads: make the "
+                             f"batch with next_tokens={self.N}")
         counts = (self.counts(y) if counts is None else counts).clamp(min=1)
         share = head_weights(self.N).to(h.device, torch.promote_types(h.dtype, torch.float32)) / counts
         if self.every == 1 or self.N == 1:
@@ -154,8 +164,10 @@ class Chain:
 
     @staticmethod
     def gated(u:np.ndarray)->np.ndarray: # (B, 2H), gates already halved -> (B, H), twice too large
-        t = np.tanh(u); H = u.shape[1]//2
-        gate = t[:,H:]; gate += 1                                          # 2σ(2g) = 1 + tanh g
+        t = np.tanh(u)
+        H = u.shape[1]//2
+        gate = t[:,H:]
+        gate += 1                                          # 2σ(2g) = 1 + tanh g
         gate *= t[:,:H]
         return gate
 
@@ -171,7 +183,8 @@ class Chain:
         "Logits of the byte after that."
         n = self.seen.shape[1]
         new = self.gated(self.s[:,:n] + self.seen[last if len(last) > 1 else last[0]]) @ self.M
-        self.s *= .5; self.s += new
+        self.s *= .5
+        self.s += new
         return self.s[:,n:] + self.bias
 
 # %% ../nbs/06_heads.ipynb #5e25ce10
@@ -221,7 +234,9 @@ class ChainedHeads(nn.Module):
         z = [F.linear(h, self.weight, self.bias)]
         n = self.N if heads is None else heads
         s = self.start(h) if n > 1 else h
-        for _ in range(1, n): s = self.step(s, self.seen(z[-1].argmax(-1))); z.append(self.guess(s))
+        for _ in range(1, n):
+            s = self.step(s, self.seen(z[-1].argmax(-1)))
+            z.append(self.guess(s))
         return torch.stack(z, -2)
 
     def drafter(self):
@@ -229,9 +244,13 @@ class ChainedHeads(nn.Module):
         if self.N == 1: return None
         get = lambda t: (t if t.dtype == torch.float64 else t.float()).detach().cpu().numpy()
         turned = lambda layer: np.ascontiguousarray(get(layer.weight).T)
-        def halved(w): w = w.copy(); w[:,w.shape[1]//2:] /= 2; return w
+        def halved(w):
+            w = w.copy()
+            w[:,w.shape[1]//2:] /= 2
+            return w
         AO = np.concatenate([halved(turned(self.mix)), turned(self.guess)], 1)
-        return Chain((halved(turned(self.start_in)), turned(self.start_out)/2), turned(self.back)/2 @ AO, AO, halved(get(self.seen.weight)), get(self.guess.bias))
+        return Chain((halved(turned(self.start_in)), turned(self.start_out)/2), turned(self.back)/2 @ AO, AO,
+                     halved(get(self.seen.weight)), get(self.guess.bias))
 
     def loss(self,
         h:Tensor,      # (B, T, D) final states
@@ -240,15 +259,21 @@ class ChainedHeads(nn.Module):
         counts:Tensor=None, # (N,) divide by these numbers of targets (see `counts`)
     )->tuple:          # total (a scalar with gradient) and per head (N,), in nats per byte
         "Cross-entropy of all heads; only the first one's reaches the model. The total is that of the first plus a tenth of the mean of the others."
-        if y.shape[-1] != self.N: raise ValueError(f"y has {y.shape[-1]} targets per byte, the model has {self.N} byte heads: make the batch with next_tokens={self.N}")
+        if y.shape[-1] != self.N:
+            raise ValueError(f"y has {y.shape[-1]} targets per byte, the model has {self.N} byte heads: make the "
+                             f"batch with next_tokens={self.N}")
         counts = (self.counts(y) if counts is None else counts).clamp(min=1)
         share = 1 / counts.to(torch.promote_types(h.dtype, torch.float32))                  # (N,)
         total, first = linear_loss(h, self.weight, self.bias, y[...,:1], share[:1], chunk)
         if self.N == 1: return total, first.sum((0,1)) * share
         s, y = self.start(sparse(h, self.every).detach()), sparse(y, self.every)
-        seen, states = self.seen(y[...,:-1].clamp(min=0)), []                               # the table is looked up once: so is its gradient made
-        for n in range(self.N-1): s = self.step(s, seen[:,:,n]); states.append(s)
-        more, rest = linear_loss(torch.stack(states, 2), self.guess.weight, self.guess.bias, y[...,1:,None], share[1:,None], chunk)
+        # the table is looked up once: so is its gradient made
+        seen, states = self.seen(y[...,:-1].clamp(min=0)), []
+        for n in range(self.N-1):
+            s = self.step(s, seen[:,:,n])
+            states.append(s)
+        more, rest = linear_loss(torch.stack(states, 2), self.guess.weight, self.guess.bias, y[...,1:,None],
+                                 share[1:,None], chunk)
         return total + .1 * more / (self.N-1), torch.cat([first.sum((0,1)), rest.sum((0,1))[:,0]]) * share
 
     counts = ByteHeads.counts
