@@ -23,7 +23,8 @@ from .router import MixtureOfDepths, ROUTERS
 from .heads import HEADS
 
 # %% ../nbs/07_model.ipynb #aff78ea5
-DESIGN_CHOICES = dict(router=ROUTERS, latent_carry=('no', 'yes'), marks=MARKS, heads=HEADS)       # a router of your own counts too
+# a router of your own counts too
+DESIGN_CHOICES = dict(router=ROUTERS, latent_carry=('no', 'yes'), marks=MARKS, heads=HEADS)
 
 @dataclass(frozen=True)
 class PicoConfig:
@@ -46,14 +47,25 @@ class PicoConfig:
     def __post_init__(self):
         low = dict(fb_num_blocks=0, latent_num_blocks=0, fb_att_window_size=0, latent_att_window_size=0)
         for f in dataclasses.fields(self):
-            v, kind = getattr(self, f.name), {'int':int, 'float':(int,float), 'str':str}[getattr(f.type, '__name__', f.type)]
-            if isinstance(v, bool) or not isinstance(v, kind): raise InputError(f"{f.name}={v!r} should be {getattr(f.type, '__name__', f.type)}, not {type(v).__name__}")
-            if kind is int and not low.get(f.name, 1) <= v < 2**31: raise InputError(f"{f.name}={v} is out of range: give at least {low.get(f.name, 1)}")
-        if not 0 <= self.latent_capacity_factor <= 1: raise InputError(f"latent_capacity_factor={self.latent_capacity_factor} is a fraction of the bytes: give 0 to 1")
-        if self.att_q_heads % self.att_kv_heads: raise InputError(f"att_q_heads={self.att_q_heads} is no multiple of att_kv_heads={self.att_kv_heads}: each key/value head serves equally many query heads")
-        if self.dim < self.att_q_heads: raise InputError(f"dim={self.dim} leaves no width for att_q_heads={self.att_q_heads}: a head is dim // att_q_heads wide")
+            v, kind = getattr(self, f.name), {'int':int, 'float':(int,float), 'str':str}[getattr(f.type, '__name__',
+                                                                                                 f.type)]
+            if isinstance(v, bool) or not isinstance(v, kind):
+                raise InputError(f"{f.name}={v!r} should be {getattr(f.type, '__name__', f.type)}, not "
+                                 f"{type(v).__name__}")
+            if kind is int and not low.get(f.name, 1) <= v < 2**31:
+                raise InputError(f"{f.name}={v} is out of range: give at least {low.get(f.name, 1)}")
+        if not 0 <= self.latent_capacity_factor <= 1:
+            raise InputError(f"latent_capacity_factor={self.latent_capacity_factor} is a fraction of the bytes: give "
+                             f"0 to 1")
+        if self.att_q_heads % self.att_kv_heads:
+            raise InputError(f"att_q_heads={self.att_q_heads} is no multiple of att_kv_heads={self.att_kv_heads}: "
+                             f"each key/value head serves equally many query heads")
+        if self.dim < self.att_q_heads:
+            raise InputError(f"dim={self.dim} leaves no width for att_q_heads={self.att_q_heads}: a head is dim // "
+                             f"att_q_heads wide")
         for name, known in DESIGN_CHOICES.items():
-            if (v := getattr(self, name)) not in known: raise InputError(f"{name}={v!r} is unknown: use one of {', '.join(known)}")
+            if (v := getattr(self, name)) not in known:
+                raise InputError(f"{name}={v!r} is unknown: use one of {', '.join(known)}")
 
     @classmethod
     def from_dict(cls,
@@ -61,7 +73,8 @@ class PicoConfig:
     )->'PicoConfig':
         "A configuration from a dictionary; unknown and missing fields are refused by name."
         names = {f.name: f for f in dataclasses.fields(cls)}
-        if not isinstance(d, dict): raise InputError(f"a configuration is a JSON object with named fields, not {type(d).__name__}")
+        if not isinstance(d, dict):
+            raise InputError(f"a configuration is a JSON object with named fields, not {type(d).__name__}")
         for k in d:
             if k not in names: raise InputError(f"{k!r} is no field of the configuration: use {', '.join(names)}")
         for k,f in names.items():
@@ -88,7 +101,8 @@ PRESETS = {
                  router='space', latent_carry='yes', heads='chained', heads_every=16),
 }
 # the original's design to the letter, at its only size
-PRESETS['original'] = PRESETS['xs'] | dict(router='topk', latent_carry='no', heads='linear', heads_every=1, marks='tags')
+PRESETS['original'] = PRESETS['xs'] | dict(router='topk', latent_carry='no', heads='linear', heads_every=1,
+                                           marks='tags')
 
 CARRYING = 'space', 'whitespace', 'tuned', 'words'                # routers that were measured to gain by carrying
 
@@ -115,8 +129,10 @@ def read_config(
     try:
         if file.stat().st_size > 1_000_000: raise ValueError('too large')
         fields = json.loads(file.read_text(encoding='utf-8'))
-    except (FileNotFoundError, NotADirectoryError): raise InputError(f"{file} does not exist: give a directory that holds a model") from None
-    except OSError as e: raise InputError(f"{file} may not be read ({e.strerror}): ask its owner, or give another directory") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{file} does not exist: give a directory that holds a model") from None
+    except OSError as e:
+        raise InputError(f"{file} may not be read ({e.strerror}): ask its owner, or give another directory") from None
     except (ValueError, RecursionError) as e:
         raise InputError(f"{file} is no readable configuration ({e}): restore it or make the model again") from None
     try: return PicoConfig.from_dict(fields)
@@ -128,23 +144,33 @@ def check_size(
 ):
     "Refuse a shape that has more weights than the file holds, before memory is asked for."
     blocks = 2*c.fb_num_blocks + c.latent_num_blocks              # each has three square matrices and more
-    if file.is_file() and blocks * 3 * c.dim**2 + 256 * c.dim + c.next_tokens > file.stat().st_size: raise InputError(f"{file} is too small for the shape that config.json describes: one of the two is damaged, restore it")
+    if file.is_file() and blocks * 3 * c.dim**2 + 256 * c.dim + c.next_tokens > file.stat().st_size:
+        raise InputError(f"{file} is too small for the shape that config.json describes: one of the two is damaged, "
+                         f"restore it")
 
 def read_weights(
     model:nn.Module, # receives the weights
     file:Path,       # a .safetensors file
 ):
     "Load weights into `model`; every name and shape must fit."
-    if not Path(file).is_file(): raise InputError(f"{file} does not exist: the directory holds a configuration but no weights")
+    if not Path(file).is_file():
+        raise InputError(f"{file} does not exist: the directory holds a configuration but no weights")
     try:
         open(file, 'rb').close()                                  # what may not be read is not therefore damaged
         weights = load_file(file)
-    except OSError as e: raise InputError(f"{file} may not be read ({e.strerror or e}): ask its owner, or give another directory") from None
-    except (SafetensorError, ValueError) as e: raise InputError(f"{file} is damaged ({e}): restore it or use an earlier checkpoint") from None
+    except OSError as e:
+        raise InputError(
+            f"{file} may not be read ({e.strerror or e}): ask its owner, or give another directory") from None
+    except (SafetensorError, ValueError) as e:
+        raise InputError(f"{file} is damaged ({e}): restore it or use an earlier checkpoint") from None
     own = model.state_dict()
     for k in own.keys() | weights.keys():
-        if k not in weights or k not in own: raise InputError(f"{file} {'lacks' if k in own else 'has an unknown'} tensor {k!r}: it belongs to a model of another shape")
-        if own[k].shape != weights[k].shape: raise InputError(f"{file}: {k!r} has shape {tuple(weights[k].shape)}, the configuration asks for {tuple(own[k].shape)}")
+        if k not in weights or k not in own:
+            raise InputError(f"{file} {'lacks' if k in own else 'has an unknown'} tensor {k!r}: it belongs to a model "
+                             f"of another shape")
+        if own[k].shape != weights[k].shape:
+            raise InputError(f"{file}: {k!r} has shape {tuple(weights[k].shape)}, the configuration asks for "
+                             f"{tuple(own[k].shape)}")
     model.load_state_dict(weights)
 
 # %% ../nbs/07_model.ipynb #ad42aa54
@@ -158,7 +184,8 @@ def pick_device(
     kind, _, number = (here[0] if name == 'auto' else str(name)).partition(':')
     if kind not in there or not (number.isdecimal() or number == '' and ':' not in str(name)):
         raise InputError(f"device={name!r} is not known: use auto or {' or '.join(here)}")
-    if kind not in here: raise InputError(f"device={name!r} is not there on this machine: use auto or {' or '.join(here)}")
+    if kind not in here:
+        raise InputError(f"device={name!r} is not there on this machine: use auto or {' or '.join(here)}")
     if kind != 'cuda': return torch.device(kind)
     cards = torch.cuda.device_count()
     n = int(number) if number else int(os.environ.get('LOCAL_RANK', 0)) % cards
@@ -176,14 +203,16 @@ class Files(PyTorchModelHubMixin):
         **kwargs,           # what the Hub's mixin passes; not used
     ):
         "Write config.json and model.safetensors: a directory that `from_pretrained` reads."
-        d = Path(save_directory); d.mkdir(parents=True, exist_ok=True)
+        d = Path(save_directory)
+        d.mkdir(parents=True, exist_ok=True)
         (d/'config.json').write_text(json.dumps(self.config.to_dict(), indent=2) + '\n')
         save_file({k: v.contiguous() for k,v in self.state_dict().items()}, d/'model.safetensors')
         shutil.copymode(d/'config.json', d/'model.safetensors')   # safetensors writes files that nobody else may read
 
     @classmethod
     def from_pretrained(cls,
-        model_id:str,      # a directory, a name on the Hugging Face Hub, or 'stories': the model that comes with the package
+        # a directory, a name on the Hugging Face Hub, or 'stories': the model that comes with the package
+        model_id:str,
         revision:str=None, # branch, tag or commit on the Hub
         device:str='cpu',  # 'auto' | 'cpu' | 'cuda' | 'cuda:1' | 'mps'
     ):
@@ -193,8 +222,12 @@ class Files(PyTorchModelHubMixin):
             try: d = Path(model_id).expanduser()
             except RuntimeError: raise InputError(f"{model_id} cannot be found: there is no such user here") from None
         if not d.is_dir():
-            try: d = Path(snapshot_download(str(model_id), revision=revision, allow_patterns=['config.json', 'model.safetensors']))
-            except Exception as e: raise InputError(f"{str(model_id)!r} is no directory here and could not be loaded from the Hub ({type(e).__name__}): check the name and the network") from None
+            try:
+                d = Path(snapshot_download(str(model_id), revision=revision,
+                                           allow_patterns=['config.json', 'model.safetensors']))
+            except Exception as e:
+                raise InputError(f"{str(model_id)!r} is no directory here and could not be loaded from the Hub "
+                                 f"({type(e).__name__}): check the name and the network") from None
         config = read_config(d/'config.json')
         check_size(config, d/'model.safetensors')
         model = cls(config)
@@ -213,7 +246,8 @@ class Files(PyTorchModelHubMixin):
         files = {int(f.stem): f for f in sorted((d/run).glob('*.safetensors')) if f.stem.isdigit()}
         if not files: raise InputError(f"{d/run} holds no NNNNNNNN.safetensors: name a training run of the original")
         step = max(files) if checkpoint == -1 else checkpoint
-        if step not in files: raise InputError(f"checkpoint {step} is not in {d/run}: there are {', '.join(map(str, sorted(files)))}")
+        if step not in files:
+            raise InputError(f"checkpoint {step} is not in {d/run}: there are {', '.join(map(str, sorted(files)))}")
         model = cls(config)
         read_weights(model, files[step])
         return model.eval()
@@ -265,7 +299,8 @@ class Pico(nn.Module, Files):
         heads = c.dim, c.att_q_heads, c.att_kv_heads
         self.embedding   = nn.Embedding(256, c.dim)
         self.fb_in       = Stack(c.fb_num_blocks, *heads, c.fb_att_window_size)
-        self.latent      = MixtureOfDepths(c.latent_num_blocks, *heads, c.latent_att_window_size, c.router, c.latent_capacity_factor, c.latent_carry == 'yes')
+        self.latent      = MixtureOfDepths(c.latent_num_blocks, *heads, c.latent_att_window_size, c.router,
+                                           c.latent_capacity_factor, c.latent_carry == 'yes')
         self.fb_out      = Stack(c.fb_num_blocks, *heads, c.fb_att_window_size)
         self.norm        = RMSNorm(c.dim)
         self.unembedding = HEADS[c.heads](c.dim, c.next_tokens, c.heads_every)
@@ -309,7 +344,8 @@ class Pico(nn.Module, Files):
         lm, per_head = self.unembedding.loss(h, y, counts=counts)
         aux = self.latent.router.auxiliary(route)
         total = lm if aux is None else .9*lm + .1*aux/parts
-        return Loss(total, per_head, torch.zeros_like(lm) if aux is None else aux.detach()/parts, route.chosen.float().mean()/parts)
+        return Loss(total, per_head, torch.zeros_like(lm) if aux is None else aux.detach()/parts,
+                    route.chosen.float().mean()/parts)
 
     def new_cache(self,
         batch_size:int=1,   # rows
@@ -318,7 +354,8 @@ class Pico(nn.Module, Files):
         "An empty cache."
         p = self.embedding.weight
         new = lambda stack, **ring: stack.new_cache(batch_size, max_rollback, p.dtype, p.device, **ring)
-        first = new(self.fb_in)                                   # blocks before and after read the same bytes with the same window
+        # blocks before and after read the same bytes with the same window
+        first = new(self.fb_in)
         return Cache(first, new(self.latent), new(self.fb_out, ring=first[0].ring if first else None))
 
     def router_state_step(self):
