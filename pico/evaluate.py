@@ -20,7 +20,8 @@ from .model import Pico
 @contextmanager
 def reading(model:Pico):
     "The model in eval mode without gradients; its mode is restored afterwards."
-    was = model.training; model.eval()
+    was = model.training
+    model.eval()
     try:
         with torch.inference_mode(): yield
     finally: model.train(was)
@@ -34,7 +35,8 @@ def as_corpus(data, marks:str)->Corpus: # a corpus, bytes or str
 
 def _stream_bytes(corpus:Corpus, max_bytes:int=None)->int:
     "How many bytes of the stream are to be read; refuses nonsense."
-    if max_bytes is not None and max_bytes < 1: raise InputError(f"max_bytes={max_bytes} leaves nothing to score: give at least 1, or None for all")
+    if max_bytes is not None and max_bytes < 1:
+        raise InputError(f"max_bytes={max_bytes} leaves nothing to score: give at least 1, or None for all")
     return corpus.size if max_bytes is None else min(corpus.size, max_bytes)
 
 def _log2_probabilities(logits):
@@ -66,7 +68,8 @@ class Surprise:
     entropy:np.ndarray # (S,) bits of uncertainty about the next byte, after reading this one
 
     @property
-    def scored(self)->np.ndarray: # (S,) bool; told by position: a cost that is nan because the model is broken still counts
+    # (S,) bool; told by position: a cost that is nan because the model is broken still counts
+    def scored(self)->np.ndarray:
         "Text that was predicted: all but marks and the very first byte of the stream."
         return self.text & (np.arange(len(self.text)) > 0)
 
@@ -78,7 +81,8 @@ def surprise(
     latent:bool=True,   # False switches the latent blocks off
 )->Surprise:
     "Read a text once, context carried over the whole of it, and note what every byte cost (first byte head, causal routing)."
-    corpus = as_corpus(data, model.config.marks); S = _stream_bytes(corpus, max_bytes)
+    corpus = as_corpus(data, model.config.marks)
+    S = _stream_bytes(corpus, max_bytes)
     values, kinds = corpus.read(0, S)
     bits, entropy, routed = np.full(S, np.nan), np.zeros(S), np.zeros(S, bool)
     with reading(model):
@@ -96,7 +100,8 @@ class Score:
     bytes:int             # how many bytes were scored; marks are not
     routed_fraction:float # of the bytes read
 
-    def __str__(self): return f"{self.bpb:.4f} bits per byte over {self.bytes:,} bytes, {self.routed_fraction:.1%} routed"
+    def __str__(self):
+        return f"{self.bpb:.4f} bits per byte over {self.bytes:,} bytes, {self.routed_fraction:.1%} routed"
 
 def bits_per_byte(
     model:Pico,
@@ -107,14 +112,20 @@ def bits_per_byte(
     routing:str='causal', # the only rule that can carry context; the other is in `windowed`
 )->Score:               # nan if the model's predictions are: nothing is left out
     "Causal bits per byte: what the model pays for the text when it has read everything before. Marks are seen and not scored."
-    if routing != 'causal': raise ValueError(f"routing={routing!r} cannot carry context over a text: use 'causal' here, or `windowed` to compare rules")
-    corpus = as_corpus(data, model.config.marks); S = _stream_bytes(corpus, max_bytes)
+    if routing != 'causal':
+        raise ValueError(f"routing={routing!r} cannot carry context over a text: use 'causal' here, or `windowed` to "
+                         f"compare rules")
+    corpus = as_corpus(data, model.config.marks)
+    S = _stream_bytes(corpus, max_bytes)
     total, n, deep = 0., 0, 0                                      # a Python float is float64
     with reading(model):
         for _, logp, routed, nexts, kinds in read_through(model, corpus, S, chunk, latent):
             text = kinds == TEXT
-            total += float(_costs(logp, nexts)[text].sum()); n += int(text.sum()); deep += int(routed.sum())
-    if not n: raise InputError("there is nothing to score: give at least one byte of text after the first of the stream")
+            total += float(_costs(logp, nexts)[text].sum())
+            n += int(text.sum())
+            deep += int(routed.sum())
+    if not n:
+        raise InputError("there is nothing to score: give at least one byte of text after the first of the stream")
     return Score(total/n, n, deep/S)
 
 # %% ../nbs/08_evaluate.ipynb #6223056f
@@ -126,10 +137,12 @@ def windowed(
     max_bytes:int=20_000,
 )->Score:                # of whole windows only, unless the text is shorter than one
     "Bits per byte when every window starts cold. Not what the model pays when it writes: for comparing routing rules."
-    corpus = as_corpus(data, model.config.marks); S = _stream_bytes(corpus, max_bytes)
+    corpus = as_corpus(data, model.config.marks)
+    S = _stream_bytes(corpus, max_bytes)
     if context_len < 1: raise ValueError(f"context_len={context_len} should be at least 1 byte")
     if S < 2: raise InputError("there is nothing to score: give at least two bytes, marks included")
-    T = min(context_len, S-1); n = (S-1)//T
+    T = min(context_len, S-1)
+    n = (S-1)//T
     total, count, deep = 0., 0, 0
     with reading(model):
         for i in range(0, n, 16):
@@ -139,7 +152,8 @@ def windowed(
             out = model(v[:-1].view(rows, T), heads=1, routing=routing)
             text = kinds[1:] == TEXT
             total += float(_costs(_log2_probabilities(out.logits[:,:,0]).flatten(0, 1), v[1:])[text].sum())
-            count += int(text.sum()); deep += int(out.routed.sum())
+            count += int(text.sum())
+            deep += int(out.routed.sum())
     if not count: raise InputError("there is nothing to score: the bytes read are all marks; give more text")
     return Score(total/count, count, deep/(n*T))
 
@@ -150,7 +164,8 @@ def leak(
     max_bytes:int=20_000,
 )->float:                # bits per byte by which the training rule looks better than the causal one
     "Causal minus training-rule bits per byte on the same windows: what looking ahead flatters."
-    return windowed(model, data, context_len, 'causal', max_bytes).bpb - windowed(model, data, context_len, 'train', max_bytes).bpb
+    return windowed(model, data, context_len, 'causal', max_bytes).bpb - windowed(model, data, context_len, 'train',
+                                                                                  max_bytes).bpb
 
 # %% ../nbs/08_evaluate.ipynb #ea0c839f
 @dataclass
@@ -170,9 +185,13 @@ class Report:
 
     def rows(self)->list: # (what, value) as text
         "The report, line by line."
-        return ([('bits per byte, latent blocks on', f'{self.bpb:.4f}'), ('latent blocks off', f'{self.bpb_off:.4f}'), ('budget', f'{self.budget:.1%}'), ('used', f'{self.used:.1%}'),
-                ('word starts: precision', f'{self.precision:.2f}'), ('recall', f'{self.recall:.2f}'), ('F1 (random router)', f'{self.f1:.2f} ({self.random_f1:.2f})'),
-                ('next-byte entropy at routed bytes', f'{self.entropy[0]:.2f} bits'), ('at the others', f'{self.entropy[1]:.2f} bits'), ('leak of the training rule', f'{self.leak:+.4f} bits per byte')]
+        return ([('bits per byte, latent blocks on', f'{self.bpb:.4f}'), ('latent blocks off', f'{self.bpb_off:.4f}'),
+                 ('budget', f'{self.budget:.1%}'), ('used', f'{self.used:.1%}'),
+                ('word starts: precision', f'{self.precision:.2f}'), ('recall', f'{self.recall:.2f}'),
+                ('F1 (random router)', f'{self.f1:.2f} ({self.random_f1:.2f})'),
+                ('next-byte entropy at routed bytes', f'{self.entropy[0]:.2f} bits'),
+                ('at the others', f'{self.entropy[1]:.2f} bits'),
+                ('leak of the training rule', f'{self.leak:+.4f} bits per byte')]
                 + [(f'routed: {k}', f'{r:.1%} of {n:,}') for k,(r,n) in self.rates.items()])
 
     def __str__(self): return '\n'.join(f'{k:36s}{v}' for k,v in self.rows())
@@ -195,15 +214,21 @@ def router_report(
     chunk:int=2048,       # bytes read at once; changes nothing but time and memory
 )->Report:
     "Budget against use, agreement with word starts, rates per byte class, entropy, latent blocks on and off, leak."
-    s = surprise(model, data, max_bytes, chunk); off = surprise(model, data, max_bytes, chunk, latent=False)
-    word = ~spacelike(torch.from_numpy(s.values.astype(np.int64))).numpy() | (s.values >= 192)        # letters, digits, parts of characters
+    s = surprise(model, data, max_bytes, chunk)
+    off = surprise(model, data, max_bytes, chunk, latent=False)
+    # letters, digits, parts of characters
+    word = ~spacelike(torch.from_numpy(s.values.astype(np.int64))).numpy() | (s.values >= 192)
     word &= s.text
-    starts = np.append(~word[:-1] & word[1:], False)                                                  # the next byte begins a word
+    # the next byte begins a word
+    starts = np.append(~word[:-1] & word[1:], False)
     kind, scored = byte_class(s.values), s.scored
-    if not scored.any(): raise InputError("there is nothing to score: give at least one byte of text after the first of the stream")
-    rates = {name: (float(s.routed[m].mean()), int(m.sum())) for i,name in enumerate(BYTE_CLASSES) if (m := s.text & (kind == i)).any()}
+    if not scored.any():
+        raise InputError("there is nothing to score: give at least one byte of text after the first of the stream")
+    rates = {name: (float(s.routed[m].mean()), int(m.sum())) for i,
+             name in enumerate(BYTE_CLASSES) if (m := s.text & (kind == i)).any()}
     mean = lambda m: float(s.entropy[m].mean()) if m.any() else math.nan
-    return Report(model.config.latent_capacity_factor, float(s.routed.mean()), *agreement(s.routed, starts), rates, (mean(s.routed), mean(~s.routed)),
+    return Report(model.config.latent_capacity_factor, float(s.routed.mean()), *agreement(s.routed, starts), rates,
+                  (mean(s.routed), mean(~s.routed)),
                   float(s.bits[scored].mean()), float(off.bits[scored].mean()), leak(model, data, max_bytes=max_bytes))
 
 # %% ../nbs/08_evaluate.ipynb #4975229b
@@ -216,7 +241,8 @@ class Recall:
     n:int             # facts asked
     rank:float = math.nan # mean rank of the right word, 1 = the most likely
 
-    def __str__(self): return f"{self.accuracy:.1%} right of {self.n} (chance {self.chance:.1%}), mean rank {self.rank:.2f}, mean probability {self.probability:.3f}"
+    def __str__(self):
+        return f"{self.accuracy:.1%} right of {self.n} (chance {self.chance:.1%}), mean rank {self.rank:.2f}, mean probability {self.probability:.3f}"
 
 def _candidates(logp, cache, model, words, end, latent):
     "log2-probability of each word and its ending byte, given what the cache holds; `logp` (V,) is what the model says next."
@@ -239,7 +265,8 @@ def recall(
     device, opening = model.embedding.weight.device, MARKS[model.config.marks][0]
     with reading(model):
         for story in stories:
-            asked = sorted((f for f in story.facts if f.rivals and f.referred[0] - f.told[1] >= far), key=lambda f: f.referred[0])
+            asked = sorted((f for f in story.facts if f.rivals and f.referred[0] - f.told[1] >= far),
+                           key=lambda f: f.referred[0])
             if not asked: continue
             data, at, logp = opening + to_bytes(story.text), 0, None
             words = [[to_bytes(w) for w in [f.answer, *f.rivals]] for f in asked]
@@ -253,7 +280,12 @@ def recall(
                 at = start
                 score = _candidates(logp, cache, model, ws, list(data[stop:stop+1]), latent)
                 better, ties = int((score > score[0]).sum()), int((score == score[0]).sum())
-                right.append(0. if better else 1/ties); rank.append(better + (1+ties)/2)
-                p = np.exp2(score - score.max()); share.append(p[0]/p.sum()); chance.append(1/len(ws))
-    if not right: raise InputError("no fact to ask: give stories whose facts have rivals" + (f" and were told {far} bytes before" if far else ""))
+                right.append(0. if better else 1/ties)
+                rank.append(better + (1+ties)/2)
+                p = np.exp2(score - score.max())
+                share.append(p[0]/p.sum())
+                chance.append(1/len(ws))
+    if not right:
+        raise InputError("no fact to ask: give stories whose facts have rivals" + (f" and were told {far} bytes before"
+                                                                                   if far else ""))
     return Recall(*(float(np.mean(v)) for v in (right, share, chance)), len(right), float(np.mean(rank)))
