@@ -56,7 +56,8 @@ def refreshed(
     return torch.linalg.qr(power.gather(-1, order[:, None].expand_as(power)))[0], order
 
 # %% ../nbs/09_soap.ipynb #cd1ff82d
-Layout = namedtuple('Layout', 'n rows columns left right across') # blocks, their shape, which sides have a basis, blocks side by side
+# blocks, their shape, which sides have a basis, blocks side by side
+Layout = namedtuple('Layout', 'n rows columns left right across')
 
 @lru_cache(maxsize=None)
 def layout(
@@ -71,7 +72,8 @@ def layout(
         if not block or d <= block: return 1
         k = next(k for k in range(-(-d // block), d + 1) if d % k == 0)
         return k if 4 * (d // k) >= block else 1                  # a prime length would be cut into single rows
-    down, across = map(pieces, shape); r, c = shape[0] // down, shape[1] // across
+    down, across = map(pieces, shape)
+    r, c = shape[0] // down, shape[1] // across
     return Layout(down * across, r, c, rows and 1 < r <= limit, 1 < c <= limit, across)
 
 def cut(
@@ -90,7 +92,8 @@ def join(
     return x.reshape(a.n // a.across, a.across, a.rows, a.columns).transpose(1, 2).reshape(shape)
 
 # %% ../nbs/09_soap.ipynb #daa7f3db
-SIDES = ('L', 'QL', -2), ('R', 'QR', -1)                          # names of a covariance and its basis in the state, and the side they belong to
+# names of a covariance and its basis in the state, and the side they belong to
+SIDES = ('L', 'QL', -2), ('R', 'QR', -1)
 
 class SOAP(torch.optim.Optimizer):
     "Adam in the slowly turning eigenbasis of Shampoo's preconditioner (Vyas et al., arXiv 2409.11321, algorithm 3)."
@@ -104,45 +107,61 @@ class SOAP(torch.optim.Optimizer):
         refresh:int=10,        # steps between two refreshes of a basis
         block:int=256,         # a longer side is cut into equal pieces; None = never
         max_precond_dim:int=1024, # a longer side (after cutting) gets no basis
-        rows:bool=True,        # False: only the columns get one (for tables, whose rows have little to do with each other)
+        # False: only the columns get one (for tables, whose rows have little to do with each other)
+        rows:bool=True,
         spread:bool=True,      # refresh a share of the bases at every step instead of all at every tenth
-        reference:bool=False,  # the authors' conventions: the first gradient only makes the bases, `eps` is added before the bias is corrected, weights decay after the step
+        # the authors' conventions: the first gradient only makes the bases, `eps` is added before the bias is
+        # corrected, weights decay after the step
+        reference:bool=False,
         process:int=0,         # this process's number …
         processes:int=1,       # … of so many that share the work; the gradients must be the same on all
     ):
         if not 0 <= lr < math.inf: raise ValueError(f"lr={lr} must be a finite number, 0 or more")
-        if len(betas) != 2 or not all(0 <= b < 1 for b in betas): raise ValueError(f"betas={betas} must be two numbers from 0 to below 1")
+        if len(betas) != 2 or not all(0 <= b < 1 for b in betas):
+            raise ValueError(f"betas={betas} must be two numbers from 0 to below 1")
         if not eps > 0: raise ValueError(f"eps={eps} must be positive")
         if not weight_decay >= 0: raise ValueError(f"weight_decay={weight_decay} must not be negative")
-        if stats_beta is not None and not 0 <= stats_beta < 1: raise ValueError(f"stats_beta={stats_beta} must be from 0 to below 1")
+        if stats_beta is not None and not 0 <= stats_beta < 1:
+            raise ValueError(f"stats_beta={stats_beta} must be from 0 to below 1")
         for name, v, least in (('refresh', refresh, 1), ('block', block, 1), ('max_precond_dim', max_precond_dim, 0)):
-            if not (isinstance(v, int) and v >= least) and not (name == 'block' and v is None): raise ValueError(f"{name}={v} must be a whole number, {least} or more")
-        if not 0 <= process < processes: raise ValueError(f"process={process} must be from 0 to below processes={processes}")
+            if not (isinstance(v, int) and v >= least) and not (name == 'block' and v is None):
+                raise ValueError(f"{name}={v} must be a whole number, {least} or more")
+        if not 0 <= process < processes:
+            raise ValueError(f"process={process} must be from 0 to below processes={processes}")
         self.process, self.processes, self.stacks = process, processes, {}
         self.owner, self.turns, self.owned, self.waiting = {}, {}, [0.] * processes, {}
-        super().__init__(params, dict(lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay, stats_beta=stats_beta, refresh=refresh,
-                                      block=block, max_precond_dim=max_precond_dim, rows=rows, spread=spread, reference=reference))
+        super().__init__(params, dict(lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay,
+                                      stats_beta=stats_beta, refresh=refresh,
+                                      block=block, max_precond_dim=max_precond_dim, rows=rows, spread=spread,
+                                      reference=reference))
 
     def add_param_group(self, group:dict):
         "Refuse what SOAP is not made for; give every new parameter an owner and its blocks their turns."
         super().add_param_group(group)
         for p in self.param_groups[-1]['params']:
             why = f'{p.dim()} dimensions: SOAP takes at most 2, reshape it' if p.dim() > 2 else 'complex numbers: SOAP takes real ones' if p.is_complex() else ''
-            if why: self.param_groups.pop(); raise ValueError(f"a parameter of shape {tuple(p.shape)} has {why}, or leave it to another optimizer")
+            if why:
+                self.param_groups.pop()
+                raise ValueError(f"a parameter of shape {tuple(p.shape)} has {why}, or leave it to another optimizer")
         self.share_out(self.param_groups[-1])
 
     def layout(self, p, group): return layout(tuple(p.shape), group['block'], group['max_precond_dim'], group['rows'])
 
     def share_out(self, group:dict):
         "The dearest first, always to the process and the step that has least to do."
-        def cost(p): a = self.layout(p, group); return a.left * a.rows**3 + a.right * a.columns**3
+        def cost(p):
+            a = self.layout(p, group)
+            return a.left * a.rows**3 + a.right * a.columns**3
         for p in sorted(group['params'], key=cost, reverse=True):
             n, each = self.layout(p, group).n, cost(p)
-            o = self.owner[p] = min(range(self.processes), key=self.owned.__getitem__); self.owned[o] += n * each + p.numel()
-            waiting = self.waiting.setdefault(group['refresh'], [0.] * group['refresh'])   # the same turns for any number of processes
+            o = self.owner[p] = min(range(self.processes), key=self.owned.__getitem__)
+            self.owned[o] += n * each + p.numel()
+            # the same turns for any number of processes
+            waiting = self.waiting.setdefault(group['refresh'], [0.] * group['refresh'])
             self.turns[p] = [0] * n
             for i in range(n if group['spread'] else 0):
-                t = self.turns[p][i] = min(range(group['refresh']), key=waiting.__getitem__); waiting[t] += each
+                t = self.turns[p][i] = min(range(group['refresh']), key=waiting.__getitem__)
+                waiting[t] += each
 
 # %% ../nbs/09_soap.ipynb #cd7147d7
 @patch
@@ -154,7 +173,9 @@ def check(self:SOAP,
         if g.is_sparse: raise ValueError("SOAP does not take sparse gradients: make the embedding's dense")
     if torch.stack([n.float() for n in torch._foreach_norm(grads)]).max() < 1e15: return False
     for g in grads:
-        if not g.isfinite().all(): raise ValueError(f"the gradient of a parameter of shape {tuple(g.shape)} is not finite: nothing was changed; lower the learning rate or look at the batch")
+        if not g.isfinite().all():
+            raise ValueError(f"the gradient of a parameter of shape {tuple(g.shape)} is not finite: nothing was "
+                             f"changed; lower the learning rate or look at the batch")
     return True
 
 @patch
@@ -174,7 +195,8 @@ def step(self:SOAP,
         alike = {}
         for p in params:
             age = self.state[p]['step'] if p in self.state else None
-            if self.owner[p] == self.process: alike.setdefault((self.layout(p, group)[1:5], p.dtype, p.device, age), []).append(p)
+            if self.owner[p] == self.process:
+                alike.setdefault((self.layout(p, group)[1:5], p.dtype, p.device, age), []).append(p)
         for (*_, age), ps in alike.items(): self.step_alike(ps, age, group, huge)
     if self.processes > 1: self.exchange([p for _,ps in given for p in ps])
     return loss
@@ -187,7 +209,9 @@ def stack(self:SOAP, params:list, age:int, group:dict)->dict: # name -> (blocks,
     if key in self.stacks: return self.stacks[key]
     self.stacks = {k: s for k,s in self.stacks.items() if not set(k) & set(key)}
     counts = [self.layout(p, group).n for p in params]
-    if age is None: s = {k: torch.zeros(sum(counts), *shape[1:], dtype=torch.promote_types(params[0].dtype, torch.float32), device=params[0].device) for k,shape in self.shapes(params[0], group).items()}
+    if age is None:
+        s = {k: torch.zeros(sum(counts), *shape[1:], dtype=torch.promote_types(params[0].dtype, torch.float32),
+                            device=params[0].device) for k,shape in self.shapes(params[0], group).items()}
     else: s = {k: torch.cat([self.state[p][k] for p in params]) for k in self.shapes(params[0], group)}
     for k,v in s.items():
         for p, part in zip(params, v.split(counts)): self.state[p][k] = part
@@ -204,7 +228,8 @@ def shapes(self:SOAP, p:Tensor, group:dict)->dict: # name -> shape
     return s
 
 # %% ../nbs/09_soap.ipynb #62f107bd
-PORTION = 2**18                                                   # numbers worked on at a time on a CPU, so that they stay in its cache
+# numbers worked on at a time on a CPU, so that they stay in its cache
+PORTION = 2**18
 
 @patch
 def step_alike(self:SOAP, params:list, age:int, group:dict, huge:bool):
@@ -218,13 +243,15 @@ def step_alike(self:SOAP, params:list, age:int, group:dict, huge:bool):
     fix, seen = math.sqrt(1 - b2**t), G.clone() if first else None
     portion = len(G) if G.is_cuda else max(1, PORTION // max(1, G[0].numel()))
     for i in range(0, len(G), portion):
-        part = {k: x[i:i+portion] for k,x in s.items()}; g, m, v = G[i:i+portion], part['exp_avg'], part['exp_avg_sq']
+        part = {k: x[i:i+portion] for k,x in s.items()}
+        g, m, v = G[i:i+portion], part['exp_avg'], part['exp_avg_sq']
         if 'L' in s: part['L'].baddbmm_(g, g.mT, beta=keep, alpha=1 - keep)
         if 'R' in s: part['R'].baddbmm_(g.mT, g, beta=keep, alpha=1 - keep)
         if t == 0: continue
         bases = (None, None) if first else (part.get('QL'), part.get('QR'))
         turned = rotate(g, *bases)
-        m.lerp_(turned, 1 - b1); v.mul_(b2).addcmul_(turned, turned, value=1 - b2)
+        m.lerp_(turned, 1 - b1)
+        v.mul_(b2).addcmul_(turned, turned, value=1 - b2)
         root = v.sqrt() if ref else v.sqrt().div_(fix)
         u = torch.div(m, root.add_(group['eps']), out=root)
         if not ref: u.clamp_(-10 * (1 - b1**t), 10 * (1 - b1**t))
@@ -237,7 +264,9 @@ def step_alike(self:SOAP, params:list, age:int, group:dict, huge:bool):
         if decay != 1 and ref: torch._foreach_mul_(params, decay)
     for p in params: self.state[p]['step'] = t
     if first: self.first_bases(s, seen, group, t)
-    else: self.refresh(s, [i for i,turn in enumerate(turn for p in params for turn in self.turns[p]) if (t - turn) % group['refresh'] == 0])
+    else:
+        self.refresh(s, [i for i,turn in enumerate(turn for p in params for turn in self.turns[p])
+                         if (t - turn) % group['refresh'] == 0])
 
 @patch
 def first_bases(self:SOAP, s:dict, G:Tensor, group:dict, t:int):
@@ -246,7 +275,8 @@ def first_bases(self:SOAP, s:dict, G:Tensor, group:dict, t:int):
         if cov in s: s[basis].copy_(eigenbasis(s[cov]))
     if t and ('L' in s or 'R' in s):
         g = rotate(G, s.get('QL'), s.get('QR'))
-        s['exp_avg'].copy_(g).mul_(1 - group['betas'][0]); s['exp_avg_sq'].copy_(g).square_().mul_(1 - group['betas'][1])
+        s['exp_avg'].copy_(g).mul_(1 - group['betas'][0])
+        s['exp_avg_sq'].copy_(g).square_().mul_(1 - group['betas'][1])
 
 @patch
 def refresh(self:SOAP, s:dict, due:list):
@@ -269,12 +299,19 @@ def load_state_dict(self:SOAP, state_dict:dict):
         for i,p in zip(saved['params'], group['params']):
             if (s := state_dict['state'].get(i)) is None: continue
             for k,shape in self.shapes(p, group).items():
-                if k not in s or tuple(s[k].shape) != shape: raise ValueError(f"the saved state does not fit a parameter of shape {tuple(p.shape)}: {k} is {tuple(s[k].shape) if k in s else 'missing'}, expected {shape}")
-            if self.owner[p] != self.process: self.state.pop(p, None); continue
-            self.state[p] = {'step': int(s['step'])} | {k: s[k].detach().to(p.device, torch.promote_types(p.dtype, torch.float32), copy=True) for k in self.shapes(p, group)}
+                if k not in s or tuple(s[k].shape) != shape:
+                    raise ValueError(f"the saved state does not fit a parameter of shape {tuple(p.shape)}: {k} is "
+                                     f"{tuple(s[k].shape) if k in s else 'missing'}, expected {shape}")
+            if self.owner[p] != self.process:
+                self.state.pop(p, None)
+                continue
+            self.state[p] = {'step': int(s['step'])} | {k: s[k].detach().to(p.device,
+                                                                            torch.promote_types(p.dtype, torch.float32),
+                                                                            copy=True) for k in self.shapes(p, group)}
 
 @patch
-def __getstate__(self:SOAP): return torch.optim.Optimizer.__getstate__(self) | dict(process=self.process, processes=self.processes)
+def __getstate__(self:SOAP):
+    return torch.optim.Optimizer.__getstate__(self) | dict(process=self.process, processes=self.processes)
 
 @patch
 def __setstate__(self:SOAP, state:dict):
@@ -288,7 +325,8 @@ def __setstate__(self:SOAP, state:dict):
 def exchange(self:SOAP, params:list):
     "Every process receives what the owners made of their parameters."
     wide = torch.float64 if any(p.dtype == torch.float64 for p in params) else torch.float32
-    flat = torch.cat([(p if self.owner[p] == self.process else torch.zeros_like(p)).reshape(-1).to(wide) for p in params])
+    flat = torch.cat([(p if self.owner[p] == self.process else torch.zeros_like(p)).reshape(-1).to(wide)
+                      for p in params])
     dist.all_reduce(flat)
     for p, new in zip(params, flat.split([p.numel() for p in params])): p.copy_(new.view_as(p))
 
@@ -297,11 +335,14 @@ def whole_state_dict(self:SOAP)->dict: # equal on all processes
     "`state_dict` with the state of all owners; every process must call it."
     if self.processes == 1: return self.state_dict()
     places, state = [(p, g) for g in self.param_groups for p in g['params']], {}
-    ages = torch.tensor([self.state[p]['step'] if p in self.state else -1 for p,_ in places], device=places[0][0].device); dist.all_reduce(ages, dist.ReduceOp.MAX)
+    ages = torch.tensor([self.state[p]['step'] if p in self.state else -1 for p,_ in places],
+                        device=places[0][0].device)
+    dist.all_reduce(ages, dist.ReduceOp.MAX)
     for i, ((p, g), age) in enumerate(zip(places, ages.tolist())):
         if age < 0: continue
         state[i] = {'step': age}
         for k,shape in self.shapes(p, g).items():
-            state[i][k] = self.state[p][k].clone() if self.owner[p] == self.process else torch.empty(shape, dtype=torch.promote_types(p.dtype, torch.float32), device=p.device)
+            state[i][k] = self.state[p][k].clone() if self.owner[p] == self.process else torch.empty(
+                shape, dtype=torch.promote_types(p.dtype, torch.float32), device=p.device)
             dist.broadcast(state[i][k], self.owner[p])
     return self.state_dict() | {'state': state}
