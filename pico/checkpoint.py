@@ -121,7 +121,9 @@ def take_apart(
     tensors = {} if tensors is None else tensors
     def walk(t):
         if isinstance(t, torch.Tensor):
-            name = f't{len(tensors)}'; tensors[name] = t.detach().contiguous().clone(); return {'tensor': name}
+            name = f't{len(tensors)}'
+            tensors[name] = t.detach().contiguous().clone()
+            return {'tensor': name}
         if isinstance(t, dict): return {'dict': [[walk(k), walk(v)] for k,v in t.items()]}
         if isinstance(t, tuple): return {'tuple': [walk(v) for v in t]}
         if isinstance(t, list): return [walk(v) for v in t]
@@ -273,13 +275,18 @@ class Background:
         def run():
             try: job()
             except BaseException as e: self.error = e
-        self.thread = threading.Thread(target=run); self.thread.start()
+        self.thread = threading.Thread(target=run)
+        self.thread.start()
     def check(self):
         "Raise what went wrong, if anything has."
-        if self.error is not None: e, self.error = self.error, None; raise e
+        if self.error is not None:
+            e, self.error = self.error, None
+            raise e
     def wait(self):
         "Until the job is done."
-        if self.thread is not None: self.thread.join(); self.thread = None
+        if self.thread is not None:
+            self.thread.join()
+            self.thread = None
         self.check()
     def __enter__(self): return self
     def __exit__(self, kind, *_):
