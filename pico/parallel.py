@@ -10,7 +10,8 @@ import contextlib, gc, inspect, json, os
 from datetime import timedelta
 import torch
 import torch.distributed as dist
-if dist.is_available(): import torch.distributed.nn.functional    # before a group exists: its default arguments would hold the group, and so its threads, to the very end
+# before a group exists: its default arguments would hold the group, and so its threads, to the very end
+if dist.is_available(): import torch.distributed.nn.functional
 from torch import nn
 from .data import InputError
 from .checkpoint import put_together, take_apart
@@ -35,7 +36,8 @@ def world()->tuple: # this process's rank from 0, and how many there are
 def join()->tuple: # rank and number of processes
     "Join the processes that torchrun started beside this one, if there are any."
     if from_environment('WORLD_SIZE', 1, least=1) == 1: return world()
-    if not dist.is_available(): raise InputError("this PyTorch was built without torch.distributed: unset WORLD_SIZE to train alone")
+    if not dist.is_available():
+        raise InputError("this PyTorch was built without torch.distributed: unset WORLD_SIZE to train alone")
     if not dist.is_initialized():
         gpu = torch.cuda.is_available()
         # one GPU for each process of a machine
@@ -61,14 +63,18 @@ def all_reduce(
     rank, size = world()
     if size > 1:
         try: dist.all_reduce(t, op or dist.ReduceOp.SUM)
-        except RuntimeError: raise InputError(f"process {rank} of {size} lost contact with another one, which has ended or cannot be reached: see what it said, then start all of them again to go on from the last checkpoint") from None
+        except RuntimeError:
+            raise InputError(f"process {rank} of {size} lost contact with another one, which has ended or cannot be "
+                             f"reached: see what it said, then start all of them again to go on from the last "
+                             f"checkpoint") from None
     return t
 
 def agree(
     numbers:list, # as many in every process
 )->list:          # the largest of each, the same everywhere
     "What all processes decide together: when to stop is no decision for one."
-    return all_reduce(torch.tensor(numbers, dtype=torch.float64), dist.ReduceOp.MAX).tolist() if world()[1] > 1 else list(numbers)
+    return all_reduce(torch.tensor(numbers, dtype=torch.float64),
+                      dist.ReduceOp.MAX).tolist() if world()[1] > 1 else list(numbers)
 
 # %% ../nbs/10a_parallel.ipynb #2e512bfc
 class Added(nn.Module):
@@ -88,11 +94,14 @@ def added(
 ):                    # the same method; after its backward pass gradients are sums over all processes
     "DistributedDataParallel around one method, with sums instead of means."
     if world()[1] == 1: return f
-    def add(_, bucket): return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda done: done.value()[0])
+    def add(_, bucket):
+        return dist.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda done: done.value()[0])
     DDP = nn.parallel.DistributedDataParallel
-    buffers = 'forward_sync_buffers' if 'forward_sync_buffers' in inspect.signature(DDP).parameters else 'broadcast_buffers'       # renamed in torch 2.13
+    # renamed in torch 2.13
+    buffers = 'forward_sync_buffers' if 'forward_sync_buffers' in inspect.signature(DDP).parameters else 'broadcast_buffers'
     try: ddp = DDP(Added(module, f), find_unused_parameters=True, **{buffers: False})
-    except RuntimeError as e: raise InputError(f"the processes could not agree on the model ({str(e).splitlines()[0][:100]})") from None
+    except RuntimeError as e:
+        raise InputError(f"the processes could not agree on the model ({str(e).splitlines()[0][:100]})") from None
     ddp.register_comm_hook(None, add)
     return ddp
 
@@ -103,12 +112,15 @@ def waiting(
 ):
     "Around a micro-step: what is sent in it, and one sentence if another process is gone."
     rank, size = world()
-    if size == 1: yield; return
+    if size == 1:
+        yield
+        return
     try:
         with contextlib.nullcontext() if last else f.no_sync(): yield
     except RuntimeError as e:
         if isinstance(e, torch.OutOfMemoryError): raise
-        raise InputError(f"process {rank} of {size} lost contact with another one ({' '.join(str(e).split())[:100]}): see what it said, then start all of them again to go on from the last checkpoint") from None
+        raise InputError(f"process {rank} of {size} lost contact with another one ({' '.join(str(e).split())[:100]}): "
+                         f"see what it said, then start all of them again to go on from the last checkpoint") from None
 
 # %% ../nbs/10a_parallel.ipynb #7ad06483
 def shared(
@@ -120,16 +132,21 @@ def shared(
     if size == 1: return tree
     mine, (plain, tensors) = rank == source, take_apart(tree if rank == source else None)
     tensors = {k: t.cpu() for k,t in tensors.items()}
-    text = json.dumps([plain, [[k, list(t.shape), str(t.dtype).split('.')[1]] for k,t in tensors.items()]]).encode() if mine else b''
+    text = json.dumps([plain, [[k, list(t.shape), str(t.dtype).split('.')[1]] for k,
+                               t in tensors.items()]]).encode() if mine else b''
     try:
-        length = torch.tensor([len(text)]); dist.broadcast(length, source)
-        data = torch.frombuffer(bytearray(text), dtype=torch.uint8) if mine else torch.empty(int(length), dtype=torch.uint8)
+        length = torch.tensor([len(text)])
+        dist.broadcast(length, source)
+        data = torch.frombuffer(bytearray(text), dtype=torch.uint8) if mine else torch.empty(int(length),
+                                                                                             dtype=torch.uint8)
         dist.broadcast(data, source)
         plain, shapes = json.loads(bytes(data.tolist()))
         for name, shape, dtype in shapes:
             if not mine: tensors[name] = torch.empty(shape, dtype=getattr(torch, dtype))
             if tensors[name].numel(): dist.broadcast(tensors[name], source)
-    except RuntimeError: raise InputError(f"process {rank} of {size} lost contact with process {source}: see what it said, then start all of them again") from None
+    except RuntimeError:
+        raise InputError(f"process {rank} of {size} lost contact with process {source}: see what it said, then start "
+                         f"all of them again") from None
     return put_together(plain, tensors)
 
 def alone(
