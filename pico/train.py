@@ -38,12 +38,14 @@ def rate(
 )->float:           # a factor for the learning rate, 0 to 1
     "Learning-rate factor: linear warm-up, then down to 10%."
     p = min(max(progress, 0.), 1.)
-    down = {'cosine': .1 + .45 * (1 + math.cos(math.pi * p)), 'wsd': 1. if p < .8 else 1 - .9 * (p - .8) / .2, 'constant': 1.}[schedule]
+    down = {'cosine': .1 + .45 * (1 + math.cos(math.pi * p)), 'wsd': 1. if p < .8 else 1 - .9 * (p - .8) / .2,
+            'constant': 1.}[schedule]
     return down * min(1., (step + 1) / max(1, warmup))
 
 # %% ../nbs/11_train.ipynb #71b33946
 SCHEDULES, OPTIMIZERS = ('cosine', 'wsd', 'constant'), ('adamw', 'soap')
-TRAIN_CHOICES = dict(optimizer=OPTIMIZERS, schedule=SCHEDULES, dtype=('auto', 'float32', 'bfloat16'), compile=('no', 'auto', 'yes'),
+TRAIN_CHOICES = dict(optimizer=OPTIMIZERS, schedule=SCHEDULES, dtype=('auto', 'float32', 'bfloat16'),
+                     compile=('no', 'auto', 'yes'),
                      tracker=('', 'tensorboard'))
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class TrainConfig:
     max_minutes:float = None           # stop after so many minutes; the schedule finishes on time
     grad_accumulation_steps:int = 1    # micro-steps added up before each optimizer step
     clip:float = 1.                    # largest norm of the gradient; 0 = no limit
-    average:float = 0.                 # how slowly a running average of the weights forgets, below 1; it becomes the model; 0 = none
+    # how slowly a running average of the weights forgets, below 1; it becomes the model; 0 = none
+    average:float = 0.
     validation_interval:int = 100      # optimizer steps between validations; 0 = only at the end
     validation_bytes:int = 50_000      # of the validation text
     checkpoint_interval:int = 500      # optimizer steps between checkpoints
@@ -74,17 +77,27 @@ class TrainConfig:
     tracker:str = ''                   # '' | 'tensorboard' (needs the package tensorboard; offline)
 
     def __post_init__(self):
-        least = dict(context_len=1, batch_size=1, learning_rate=0, weight_decay=0, warmup_steps=0, epochs=0, max_steps=1, max_minutes=0, grad_accumulation_steps=1,
-                     clip=0, average=0, validation_interval=0, validation_bytes=1, checkpoint_interval=1, checkpoint_minutes=0, keep=1, seed=0)
+        least = dict(context_len=1, batch_size=1, learning_rate=0, weight_decay=0, warmup_steps=0, epochs=0,
+                     max_steps=1, max_minutes=0, grad_accumulation_steps=1,
+                     clip=0, average=0, validation_interval=0, validation_bytes=1, checkpoint_interval=1,
+                     checkpoint_minutes=0, keep=1, seed=0)
         for f in dataclasses.fields(self):
-            v = getattr(self, f.name); kind = {'int': int, 'float': (int, float), 'str': str}[f.type if isinstance(f.type, str) else f.type.__name__]
+            v = getattr(self, f.name)
+            kind = {'int': int, 'float': (int, float), 'str': str}[f.type if isinstance(f.type, str)
+                                                                   else f.type.__name__]
             if v is None and f.default is None: continue
-            if isinstance(v, bool) or not isinstance(v, kind) or v != v: raise InputError(f"{f.name}={v!r} is not a value for it: give {f.type if isinstance(f.type, str) else f.type.__name__}")
-            if f.name in least and not least[f.name] <= v < 2**53: raise InputError(f"{f.name}={v} is out of range: give at least {least[f.name]}")
+            if isinstance(v, bool) or not isinstance(v, kind) or v != v:
+                raise InputError(f"{f.name}={v!r} is not a value for it: give "
+                                 f"{f.type if isinstance(f.type, str) else f.type.__name__}")
+            if f.name in least and not least[f.name] <= v < 2**53:
+                raise InputError(f"{f.name}={v} is out of range: give at least {least[f.name]}")
             known = TRAIN_CHOICES.get(f.name)
-            if known and v not in known: raise InputError(f"{f.name}={v!r} is unknown: use one of {', '.join(map(repr, known))}")
+            if known and v not in known:
+                raise InputError(f"{f.name}={v!r} is unknown: use one of {', '.join(map(repr, known))}")
 
-        if self.average >= 1: raise InputError(f"average={self.average} would never follow the weights: give 0 (none) or less than 1, such as 0.97")
+        if self.average >= 1:
+            raise InputError(f"average={self.average} would never follow the weights: give 0 (none) or less than 1, "
+                             f"such as 0.97")
 
     @classmethod
     def from_dict(cls,
@@ -98,7 +111,8 @@ class TrainConfig:
 
 # %% ../nbs/11_train.ipynb #831133c2
 TRAINING = {
-    'nano': dict(context_len=512, batch_size=4, learning_rate=8e-3, warmup_steps=50, validation_interval=200, validation_bytes=20_000),
+    'nano': dict(context_len=512, batch_size=4, learning_rate=8e-3, warmup_steps=50, validation_interval=200,
+                 validation_bytes=20_000),
     'xs':   dict(context_len=6144, batch_size=32),
     '10m':  dict(context_len=6144, batch_size=8),
     'original': dict(context_len=6144, batch_size=32),
@@ -134,7 +148,8 @@ def backward(
             with autocast or contextlib.nullcontext(): l = loss(x, y, counts=counts, parts=len(batches) * world()[1])
             l.total.backward()
         wide = torch.float64 if l.total.device.type != 'mps' else torch.float32
-        sums = sums + torch.cat([v.detach().reshape(-1).to(wide) for v in (l.total, l.auxiliary, l.routed_fraction, l.per_head)])
+        sums = sums + torch.cat([v.detach().reshape(-1).to(wide)
+                                 for v in (l.total, l.auxiliary, l.routed_fraction, l.per_head)])
     for t in [sums, *model.latent.router.counted()]: all_reduce(t)
     total, aux, routed, *per_head = sums.tolist()
     return dict(total=total, auxiliary=aux, routed=routed, per_head=per_head)
@@ -146,11 +161,13 @@ def make_optimizer(
 )->torch.optim.Optimizer:
     "The optimizer that the settings name, decaying matrices only."
     params = list(model.parameters())
-    def group(which, decay=settings.weight_decay, **kw): return dict(params=[p for p in params if which(p)], weight_decay=decay, **kw)
+    def group(which, decay=settings.weight_decay, **kw):
+        return dict(params=[p for p in params if which(p)], weight_decay=decay, **kw)
     matrix, vector = (lambda p: p.dim() >= 2), (lambda p: p.dim() < 2)
     if settings.optimizer == 'soap':
         ends = {model.embedding.weight, *model.unembedding.parameters()}
-        groups = [group(lambda p: matrix(p) and p not in ends), group(vector, 0.), group(lambda p: matrix(p) and p in ends, rows=False, max_precond_dim=model.config.dim)]
+        groups = [group(lambda p: matrix(p) and p not in ends), group(vector, 0.),
+                  group(lambda p: matrix(p) and p in ends, rows=False, max_precond_dim=model.config.dim)]
         return SOAP(groups, lr=settings.learning_rate, process=world()[0], processes=world()[1])
     return torch.optim.AdamW([group(matrix), group(vector, 0.)], lr=settings.learning_rate, betas=(.9, .95), fused=True)
 
@@ -164,12 +181,19 @@ def flops_per_byte(
     block = c.dim * (c.att_q_heads + 2*c.att_kv_heads) * K + c.att_q_heads * K * c.dim + 3 * c.dim**2
     look = lambda window: 2 * c.att_q_heads * K * (window + 1)
     deep = {'all': 1., 'none': 0.}.get(c.router, c.latent_capacity_factor) if routed is None else routed
-    score = sum(p.numel() for p in ROUTERS[c.router](c.dim, c.latent_capacity_factor).parameters()) + 2 * c.dim * (c.latent_carry == 'yes')     # every number is used once for each byte
-    forward = 2*c.fb_num_blocks * (block + look(c.fb_att_window_size)) + deep * c.latent_num_blocks * (block + look(c.latent_att_window_size)) + score + HEADS[c.heads].multiplications(c.dim, c.next_tokens, c.heads_every)
+    # every number is used once for each byte
+    score = sum(p.numel() for p in ROUTERS[c.router](c.dim,
+                                                     c.latent_capacity_factor).parameters()) + 2 * c.dim * (c.latent_carry == 'yes')
+    forward = 2*c.fb_num_blocks * (block
+                                   + look(c.fb_att_window_size)) + deep * c.latent_num_blocks * (
+                                       block
+                                       + look(c.latent_att_window_size)) + score + HEADS[c.heads].multiplications(
+                                           c.dim, c.next_tokens, c.heads_every)
     return 3 * 2 * forward
 
 # %% ../nbs/11_train.ipynb #6f5bea00
-MAY_CHANGE = {'epochs', 'max_steps', 'max_minutes', 'learning_rate', 'clip', 'validation_interval', 'validation_bytes', 'checkpoint_interval', 'checkpoint_minutes', 'keep', 'device', 'compile', 'tracker'}
+MAY_CHANGE = {'epochs', 'max_steps', 'max_minutes', 'learning_rate', 'clip', 'validation_interval', 'validation_bytes',
+              'checkpoint_interval', 'checkpoint_minutes', 'keep', 'device', 'compile', 'tracker'}
 
 def what_was_asked(
     out, # a run directory, or anything else
@@ -193,7 +217,8 @@ def same_text(
     "Refuse to go on with another text."
     if old.get('fingerprint', new['fingerprint']) == new['fingerprint']: return
     sizes = f", from {old['bytes']:,} to {new['bytes']:,} bytes" if old.get('bytes') and new.get('bytes') else ''
-    raise InputError(f"the text contradicts the run in {out}: it has changed{sizes} (data fingerprint {new['fingerprint']}, it was "
+    raise InputError(f"the text contradicts the run in {out}: it has changed{sizes} (data fingerprint "
+                     f"{new['fingerprint']}, it was "
                      f"{old['fingerprint']}); put it back as it was to go on, or train into another directory")
 
 def check_run(
@@ -205,7 +230,8 @@ def check_run(
     "Look at a run directory without changing it."
     if out.exists() and not out.is_dir(): raise InputError(f"{out} is a file: give a directory for the run")
     if not (out/'train.json').exists():
-        if out.exists() and any(p.name != '.lock' and not p.name.endswith('.tmp') for p in out.iterdir()): raise InputError(f"{out} holds something else than a run of pico-train: give a new or empty directory")
+        if out.exists() and any(p.name != '.lock' and not p.name.endswith('.tmp') for p in out.iterdir()):
+            raise InputError(f"{out} holds something else than a run of pico-train: give a new or empty directory")
         return False
     old = what_was_asked(out)
     same_text(out, old['data'], data)
@@ -213,8 +239,12 @@ def check_run(
     before = {**old['config'], **old['settings'], **named(old['data'])}
     now    = {**config.to_dict(), **dataclasses.asdict(settings), **named(data)}
     for k,v in now.items():
-        if k not in MAY_CHANGE and before.get(k, v) != v: raise InputError(f"{k}={v} contradicts the run in {out}, which has {before[k]}: train into another directory, or leave it out to go on")
-    if read_config(out/'config.json') != config: raise InputError(f"{out/'config.json'} is not what the run in {out} was begun with: restore it, train.json has the fields")
+        if k not in MAY_CHANGE and before.get(k, v) != v:
+            raise InputError(f"{k}={v} contradicts the run in {out}, which has {before[k]}: train into another "
+                             f"directory, or leave it out to go on")
+    if read_config(out/'config.json') != config:
+        raise InputError(f"{out/'config.json'} is not what the run in {out} was begun with: restore it, train.json "
+                         f"has the fields")
     return True
 
 def begin_run(out:Path, config:PicoConfig, settings:TrainConfig, data:dict):
@@ -240,9 +270,11 @@ def metrics_lines(
     with opened as f:
         while line := f.readline(1_000_000):
             try:
-                m = json.loads(line); check = m.pop('check')
+                m = json.loads(line)
+                check = m.pop('check')
                 good = f'{zlib.crc32(json.dumps(m).encode()):08x}' == check
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError): good = False     # cut short by a crash, or damaged
+            # cut short by a crash, or damaged
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError): good = False
             yield line, m if good else None
 
 def cut_metrics(
@@ -257,7 +289,8 @@ def cut_metrics(
             elif m['step'] > step: again[m['step']] = line
     if again: write_whole(out/'replay.jsonl', lambda p: p.write_text(''.join(again.values())))
     def keep(p):
-        with open(p, 'w') as f: f.writelines(line for line, m in metrics_lines(out/'metrics.jsonl') if m and m['step'] <= step)
+        with open(p, 'w') as f:
+            f.writelines(line for line, m in metrics_lines(out/'metrics.jsonl') if m and m['step'] <= step)
     write_whole(out/'metrics.jsonl', keep)
     return {k: json.loads(v) for k,v in again.items()}, damaged
 
@@ -283,7 +316,9 @@ class Progress:
     "A progress bar: loss, bits per byte, bytes per second, time left; plain lines where there is no terminal."
     def __init__(self, show:bool=True): # False shows nothing
         notebook = 'ipykernel' in sys.modules
-        self.bar = tqdm(total=1., bar_format='{percentage:3.0f}%|{bar:24}| {desc}') if show and (notebook or sys.stderr.isatty()) else None
+        self.bar = tqdm(
+            total=1., bar_format='{percentage:3.0f}%|{bar:24}| {desc}') if show and (notebook
+                                                                                     or sys.stderr.isatty()) else None
         self.lines, self.start, self.next = show and self.bar is None, time.monotonic(), 0.
 
     def update(self, m:dict, progress:float, left:float): # a metrics line, fraction done, seconds left
@@ -341,7 +376,8 @@ class Run:
     @contextlib.contextmanager
     def averaged(self):
         "The model with its average for weights."
-        own = [p.detach() for p in self.model.parameters()]; kept = [p.clone() for p in own] if self.average else None
+        own = [p.detach() for p in self.model.parameters()]
+        kept = [p.clone() for p in own] if self.average else None
         if self.average: torch._foreach_copy_(own, self.average)
         try: yield
         finally:
@@ -353,12 +389,15 @@ class Run:
         lanes = {}
         if isinstance(self.source, Stream):
             for r in range(size): lanes |= shared(self.source.state(), r)
-        optimizer = getattr(self.optimizer, 'whole_state_dict', self.optimizer.state_dict)()     # SOAP's is spread over the processes
+        # SOAP's is spread over the processes
+        optimizer = getattr(self.optimizer, 'whole_state_dict', self.optimizer.state_dict)()
         if rank: return
         self.background.wait()                                    # for the one before
         with self.averaged(): weights = copied(self.model.state_dict())
-        step, best, trained = self.step, self.best, copied({k: p.detach() for k,p in self.model.named_parameters()}) if self.average else None
-        state = copied(dict(step=step, elapsed=elapsed, best=list(best), optimizer=optimizer, trained=trained, lanes=lanes))
+        step, best, trained = self.step, self.best, copied({k: p.detach() for k,
+                                                            p in self.model.named_parameters()}) if self.average else None
+        state = copied(dict(step=step, elapsed=elapsed, best=list(best), optimizer=optimizer, trained=trained,
+                            lanes=lanes))
         def job():
             flush(self.out/'metrics.jsonl')                       # no checkpoint on disk is ahead of its metrics
             new = save(self.out/'checkpoints', step, weights, state, keep=self.settings.keep, best=best[1])
@@ -368,22 +407,27 @@ class Run:
     def read(self, say)->tuple: # weights and state, None if the run has no checkpoint yet
         "The newest good checkpoint."
         c = newest(self.out/'checkpoints', say)
-        if c is None and all_steps(self.out/'checkpoints'): raise InputError(f"no checkpoint in {self.out} is whole: train into another directory")
+        if c is None and all_steps(self.out/'checkpoints'):
+            raise InputError(f"no checkpoint in {self.out} is whole: train into another directory")
         if c is None: return None
         found = *load(c), str(c)
-        if not (own := self.out/'model.safetensors').exists() or sha256(own) != sha256(c/own.name): publish(c, own)     # it was killed between the two
+        # it was killed between the two
+        if not (own := self.out/'model.safetensors').exists() or sha256(own) != sha256(c/own.name): publish(c, own)
         return found
 
     def go_on(self, weights:dict, state:dict, where:str): # what `read` returned
         "Take over what a checkpoint holds."
         try:
-            self.model.load_state_dict(weights); self.optimizer.load_state_dict(state['optimizer'])
+            self.model.load_state_dict(weights)
+            self.optimizer.load_state_dict(state['optimizer'])
             self.step, self.elapsed, self.best = int(state['step']), float(state['elapsed']), tuple(state['best'])
             if isinstance(self.source, Stream): self.source.load_state(state['lanes'])
             if self.average:                                      # what was loaded is the average
                 self.average = [p.detach().clone() for p in self.model.parameters()]
                 self.model.load_state_dict(weights | state['trained'])
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as e: raise InputError(f"{where} does not fit this run ({type(e).__name__}): go on with the version of Pico that wrote it, or delete it to use the checkpoint before it") from None
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as e:
+            raise InputError(f"{where} does not fit this run ({type(e).__name__}): go on with the version of Pico "
+                             f"that wrote it, or delete it to use the checkpoint before it") from None
 
 # what a user, a terminal that closes, or a cluster sends before it kills; systems differ in which they know
 SIGNALS = [getattr(signal, n) for n in ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGUSR1', 'SIGUSR2') if hasattr(signal, n)]
@@ -398,7 +442,8 @@ class Stop:
         self.old = {}
         if threading.current_thread() is threading.main_thread():
             for s in SIGNALS:
-                if signal.getsignal(s) != signal.SIG_IGN: self.old[s] = signal.signal(s, self.note)    # as under nohup: ignored stays ignored
+                # as under nohup: ignored stays ignored
+                if signal.getsignal(s) != signal.SIG_IGN: self.old[s] = signal.signal(s, self.note)
         return self
     def __exit__(self, *_):
         for s, handler in self.old.items(): signal.signal(s, handler)
@@ -409,7 +454,8 @@ def pick_autocast(
     device:torch.device,
 ):                       # a context for the forward pass, or None
     "bfloat16 where it is faster: on a GPU that computes with it."
-    low = dtype == 'bfloat16' or (dtype == 'auto' and device.type == 'cuda' and torch.cuda.is_bf16_supported(including_emulation=False))
+    low = dtype == 'bfloat16' or (dtype == 'auto' and device.type == 'cuda'
+                                  and torch.cuda.is_bf16_supported(including_emulation=False))
     return torch.autocast(device.type, torch.bfloat16) if low else None
 
 def forget_step(model:Pico):
@@ -428,11 +474,15 @@ def compile_model(
     if how == 'no': return
     model.states = torch.compile(model.states)
     try:
-        with cast or contextlib.nullcontext(): model.loss(x, x[..., None].expand(*x.shape, model.config.next_tokens)).total.backward()       # compiled at the first call
+        with cast or contextlib.nullcontext():
+            # compiled at the first call
+            model.loss(x, x[..., None].expand(*x.shape, model.config.next_tokens)).total.backward()
     except Exception as e:
         del model.states                                          # the plain method is there again
         why = ' '.join(f'{type(e).__name__}: {e}'.split())[:120]
-        if how == 'yes': raise InputError(f"compile='yes' does not work here ({why}): install a C++ compiler, or use compile='auto' or 'no'") from None
+        if how == 'yes':
+            raise InputError(f"compile='yes' does not work here ({why}): install a C++ compiler, or use "
+                             f"compile='auto' or 'no'") from None
         say(f'not compiled, since that does not work here ({why})')
     forget_step(model)
 
@@ -494,11 +544,13 @@ def outlook(
     left = min((steps - run.step) * step, 60 * s.max_minutes - run.elapsed if s.max_minutes else math.inf)
     name = next((n for n in PRESETS if PicoConfig.preset(n) == config), 'a design of its own')
     going_on = f', going on at step {run.step}' if run.step else ''
-    lines = [f"{name}: {run.model.num_parameters():,} parameters, {flops_per_byte(config)/1e6:.1f} MFLOP per byte, {per_step:,} bytes per step, "
+    lines = [f"{name}: {run.model.num_parameters():,} parameters, {flops_per_byte(config)/1e6:.1f} MFLOP per byte, "
+             f"{per_step:,} bytes per step, "
              + (f'{steps:,} steps' if steps < math.inf else f'{s.max_minutes:g} minutes')
              + (f', {processes} processes' if processes > 1 else '') + going_on,
              f'about {memory/1e9:.1f} GB of memory; a step takes about {brief(step)}, all of them about {brief(left)}']
-    if left > 3600: lines.append('for a model in ten minutes, train into another directory with: --preset nano --max_minutes 10')
+    if left > 3600:
+        lines.append('for a model in ten minutes, train into another directory with: --preset nano --max_minutes 10')
     return lines
 
 def brief(
@@ -562,19 +614,28 @@ def train(
     if named and streaming: source = Stream(source, column, config.marks, rule=rule)
     elif named: source = load_corpus(source, 'train', column, limit, config.marks, rule=rule)
     if isinstance(source, Stream):
-        if s.epochs or limit: raise InputError(f"{source.name} is streamed, so nobody knows how long it is: give --max_steps or --max_minutes instead of --epochs and --limit")
+        if s.epochs or limit:
+            raise InputError(f"{source.name} is streamed, so nobody knows how long it is: give --max_steps or "
+                             f"--max_minutes instead of --epochs and --limit")
         source.begin(s.batch_size, s.context_len, config.next_tokens, rank, size)
-        if validation is None: validation = alone(lambda: source.validation(s.validation_bytes)) if size == 1 else source.validation(s.validation_bytes)
+        if validation is None:
+            validation = alone(
+                lambda: source.validation(s.validation_bytes)) if size == 1 else source.validation(s.validation_bytes)
     else:
-        batch(source, 0, s.batch_size, s.context_len, config.next_tokens, s.seed, rank, size)     # refuses what cannot be trained on, before anything is written
-        if validation is None and named: validation = load_corpus(source.name, 'validation', column, marks=config.marks, rule=rule)
+        # refuses what cannot be trained on, before anything is written
+        batch(source, 0, s.batch_size, s.context_len, config.next_tokens, s.seed, rank, size)
+        if validation is None and named:
+            validation = load_corpus(source.name, 'validation', column, marks=config.marks, rule=rule)
     data = dict(column=column, limit=limit, streaming=isinstance(source, Stream)) | source.identity
     device = pick_device(s.device)
     resumed = alone(lambda: check_run(out, config, s, data))
     torch.manual_seed(s.seed)
     try: model = Pico(config).to(device).train()
-    except (RuntimeError, MemoryError) as e: raise InputError(f"a model of this shape could not be made ({str(e).splitlines()[0][:100]}): give a smaller dim or fewer blocks") from None
-    run = Run(out, model, make_optimizer(model, s), s, source, average=[p.detach().clone() for p in model.parameters()] if s.average else None)
+    except (RuntimeError, MemoryError) as e:
+        raise InputError(f"a model of this shape could not be made ({str(e).splitlines()[0][:100]}): give a smaller "
+                         f"dim or fewer blocks") from None
+    run = Run(out, model, make_optimizer(model, s), s, source,
+              average=[p.detach().clone() for p in model.parameters()] if s.average else None)
     with contextlib.ExitStack() as stack, Stop() as stop:
         def begin():
             stack.enter_context(only_writer(out))
@@ -598,7 +659,8 @@ def loop(run:Run, validation, device, stop:Stop, show:Progress):
     steps = min(s.max_steps or math.inf, by_epochs)
     if steps == math.inf and not s.max_minutes: steps = 3600                       # the original's default
     cast = pick_autocast(s.dtype, device)
-    compile_model(model, s.compile, torch.arange(s.batch_size // size * s.context_len, device=device).view(-1, s.context_len) % 256, cast, show.say)
+    compile_model(model, s.compile, torch.arange(s.batch_size // size * s.context_len,
+                                                 device=device).view(-1, s.context_len) % 256, cast, show.say)
     loss = added(model, model.loss)
     again, damaged = cut_metrics(run.out, run.step) if rank == 0 else ({}, 0)
     if damaged: show.say(f'{damaged} damaged lines of {run.out/"metrics.jsonl"} were left out')
@@ -613,15 +675,21 @@ def loop(run:Run, validation, device, stop:Stop, show:Progress):
     progress = spent()
     with run.background, open(run.out/'metrics.jsonl' if rank == 0 else os.devnull, 'ab', buffering=0) as log:
         while True:
-            try:                                                  # a text that fails is noticed here, so that all steps are saved first
+            # a text that fails is noticed here, so that all steps are saved first
+            try:
                 if streamed: source.ready(micro)
-                else: batches = [batch(source, run.step*micro + i, s.batch_size, s.context_len, c.next_tokens, s.seed, rank, size) for i in range(micro)]
+                else:
+                    batches = [batch(source, run.step*micro + i, s.batch_size, s.context_len, c.next_tokens, s.seed,
+                                     rank, size) for i in range(micro)]
             except InputError as e: trouble = e
             # all processes must agree on the schedule, on when to save and on when to stop; rank 0's clock counts
             late = clock() - saved_at >= 60 * s.checkpoint_minutes
-            progress, late, stop.signal, broken = agree([progress, late, stop.signal, trouble is not None] if rank == 0 else [0, 0, stop.signal, trouble is not None])
+            progress, late, stop.signal, broken = agree([progress, late, stop.signal, trouble is not None] if rank == 0
+                                                        else [0, 0, stop.signal, trouble is not None])
             ending = progress >= 1 or stop.signal or broken
-            if run.step > saved and (ending or late or run.step % s.checkpoint_interval == 0): run.save(clock()); saved, saved_at = run.step, clock()
+            if run.step > saved and (ending or late or run.step % s.checkpoint_interval == 0):
+                run.save(clock())
+                saved, saved_at = run.step, clock()
             if ending: break
             lr = s.learning_rate * rate(run.step, progress, s.warmup_steps, s.schedule)
             for g in run.optimizer.param_groups: g['lr'] = lr
@@ -629,29 +697,42 @@ def loop(run:Run, validation, device, stop:Stop, show:Progress):
             out = backward(model, [(x.to(device), y.to(device)) for x,y in batches], cast, loss)
             norm = nn.utils.clip_grad_norm_(model.parameters(), s.clip or math.inf).item()
             if not (math.isfinite(out['total']) and math.isfinite(norm)):
-                raise InputError(f"step {run.step + 1} (batches {run.step*micro} to {run.step*micro + micro - 1}) gave loss {out['total']} and gradient norm {norm}: the weights were not changed; "
+                raise InputError(f"step {run.step + 1} (batches {run.step*micro} to {run.step*micro + micro - 1}) "
+                                 f"gave loss {out['total']} and gradient norm {norm}: the weights were not changed; "
                                  f"go on from the last checkpoint with a smaller --learning_rate or --clip")
             with waiting(): run.optimizer.step()                   # SOAP sends too
-            run.optimizer.zero_grad(); model.router_state_step()
-            run.follow(); run.step += 1
-            if run.step in again: run.elapsed += max(0., again[run.step]['seconds'] - clock())      # time that was spent stays spent
-            m = dict(step=run.step, progress=progress, bytes=run.step*per_step, loss=out['total'], bpb=out['per_head'][0]/math.log(2), per_head=out['per_head'], auxiliary=out['auxiliary'],
-                     routed=out['routed'], learning_rate=lr, grad_norm=norm, seconds=clock(), bytes_per_second=per_step/max(clock()-last, 1e-9))
+            run.optimizer.zero_grad()
+            model.router_state_step()
+            run.follow()
+            run.step += 1
+            # time that was spent stays spent
+            if run.step in again: run.elapsed += max(0., again[run.step]['seconds'] - clock())
+            m = dict(step=run.step, progress=progress, bytes=run.step*per_step, loss=out['total'],
+                     bpb=out['per_head'][0]/math.log(2), per_head=out['per_head'], auxiliary=out['auxiliary'],
+                     routed=out['routed'], learning_rate=lr, grad_norm=norm, seconds=clock(),
+                     bytes_per_second=per_step/max(clock()-last, 1e-9))
             last, progress = clock(), spent()
             if rank == 0:
                 to_save = progress >= 1 or run.step % s.checkpoint_interval == 0
-                if validation is not None and (progress >= 1 or (s.validation_interval and (to_save or run.step % s.validation_interval == 0))):
-                    with run.averaged(): m['validation_bpb'] = bits_per_byte(model, validation, max_bytes=s.validation_bytes).bpb
+                if validation is not None and (progress >= 1
+                                               or (s.validation_interval
+                                                   and (to_save or run.step % s.validation_interval == 0))):
+                    with run.averaged():
+                        m['validation_bpb'] = bits_per_byte(model, validation, max_bytes=s.validation_bytes).bpb
                     if to_save and m['validation_bpb'] < run.best[0]: run.best = m['validation_bpb'], run.step
                     show.say(f"step {run.step}: {m['validation_bpb']:.3f} bits per byte on held-out text")
                 try: log.write(metrics_line(m).encode())
-                except OSError as e: raise InputError(f"{run.out/'metrics.jsonl'} could not be written ({e.strerror}): free some space and start again, earlier checkpoints are intact") from None
+                except OSError as e:
+                    raise InputError(f"{run.out/'metrics.jsonl'} could not be written ({e.strerror}): free some space "
+                                     f"and start again, earlier checkpoints are intact") from None
                 if tracker: tracker(m)
                 left = m['seconds'] * (1/max(progress, 1e-9) - 1)
                 show.update(m, progress, left)
                 run.background.check()                             # a full disk stops the run here
     if rank == 0 and not (run.out/'model.safetensors').exists(): model.save_pretrained(run.out)
-    if broken: raise InputError(f"{trouble or 'the source failed in another process'}; everything up to step {run.step} is saved, start again to go on")
+    if broken:
+        raise InputError(f"{trouble or 'the source failed in another process'}; everything up to step {run.step} is "
+                         f"saved, start again to go on")
     if stop.signal: show.say(f"stopped at step {run.step} and saved; go on with: pico-train {run.out}")
     elif rank == 0: (run.out/'replay.jsonl').unlink(missing_ok=True)
 
@@ -659,7 +740,9 @@ def open_tracker(s:TrainConfig, out:Path, step:int): # step: what comes after it
     "A function that receives each metrics line, or None."
     if s.tracker != 'tensorboard': return None
     try: from torch.utils.tensorboard import SummaryWriter
-    except ImportError: raise InputError("tracker='tensorboard' needs a package that is not installed: pip install 'pico-lm[tracker]', or leave it out") from None
+    except ImportError:
+        raise InputError("tracker='tensorboard' needs a package that is not installed: pip install "
+                         "'pico-lm[tracker]', or leave it out") from None
     writer = SummaryWriter(out/'tensorboard', purge_step=step + 1)
     return lambda m: [writer.add_scalar(k, v, m['step']) for k,v in m.items() if isinstance(v, (int, float))]
 
@@ -693,8 +776,10 @@ def plot_run(
     if held: ax.plot(*zip(*held), 'o', ms=4, color='C1', label='held out, causal')
     if floor: ax.axhline(floor, color='k', ls=':', label=f'floor of the corpus, {floor:.2f}')
     seen = [*y, *(v for _,v in held), *([floor] if floor else [])]
-    ax.set(xscale='log', yscale='log', xlabel='bytes seen', ylabel='bits per byte', ylim=(.93 * max(min(seen), .01), 1.08 * max(seen)))
-    ticks = [t for t in (.05, .1, .2, .3, .4, .5, .7, 1, 1.5, 2, 3, 4, 6, 8, 12) if ax.get_ylim()[0] <= t <= ax.get_ylim()[1]]
+    ax.set(xscale='log', yscale='log', xlabel='bytes seen', ylabel='bits per byte',
+           ylim=(.93 * max(min(seen), .01), 1.08 * max(seen)))
+    ticks = [t for t in (.05, .1, .2, .3, .4, .5, .7, 1, 1.5, 2, 3, 4, 6, 8, 12)
+             if ax.get_ylim()[0] <= t <= ax.get_ylim()[1]]
     ax.set_yticks(ticks, [f'{t:g}' for t in ticks])
     ax.minorticks_off()
     ax.xaxis.set_major_formatter(EngFormatter('B'))
