@@ -19,9 +19,11 @@ def array(t)->np.ndarray: # a tensor on any device
 
 def normed(x, eps)->np.ndarray: # (M, D)
     "Root mean square 1; the weights of the norm are multiplied into the next matrix beforehand."
-    if len(x) == 1: return x * (np.dot(x[0], x[0]) / x.shape[1] + eps)**-.5     # the commonest case, in a third of the time
+    # the commonest case, in a third of the time
+    if len(x) == 1: return x * (np.dot(x[0], x[0]) / x.shape[1] + eps)**-.5
     r = np.add.reduce(x*x, -1, keepdims=True)
-    r /= x.shape[1]; r += eps
+    r /= x.shape[1]
+    r += eps
     return x / np.sqrt(r, r)
 
 # %% ../nbs/11a_decode.ipynb #c58ff3a5
@@ -36,7 +38,8 @@ class Past:
         if self.n + T > self.kv.shape[3]:
             kept, old = min(self.n, self.keep), self.kv
             self.kv = np.zeros((*old.shape[:3], 2*self.keep + T + 64, old.shape[4]), old.dtype)
-            self.kv[:,:,:,:kept] = old[:,:,:,self.n-kept:self.n]; self.n = kept
+            self.kv[:,:,:,:kept] = old[:,:,:,self.n-kept:self.n]
+            self.n = kept
         self.n += T
         return self.n - T
 
@@ -50,7 +53,8 @@ class QuickStack:
         self.H, self.G, self.K, self.window, self.eps = a.heads[0], a.heads[1], a.width, a.window, float(np.finfo(dtype).eps)
         self.slopes, self.known = array(a.slopes).astype(dtype), {}
         self.far = self.window * self.slopes.max() > 20
-        self.past = [Past((len(self.blocks), 2, self.G, self.K), self.window + max_rollback, dtype) for _ in range(rows)]
+        self.past = [Past((len(self.blocks), 2, self.G, self.K), self.window + max_rollback, dtype)
+                     for _ in range(rows)]
 
     @staticmethod
     def prepare(b)->tuple: # a `Block`
@@ -66,7 +70,8 @@ class QuickStack:
         if (T, P) in self.known: return self.known[T, P]
         back = P + np.arange(T)[:,None] - np.arange(P+T)          # (T, P+T)
         hide = (back < 0) | (back > self.window)
-        bias = np.where(hide, np.finfo(self.slopes.dtype).min / 2, -self.slopes[:,None,None] * back).astype(self.slopes.dtype).reshape(self.G, -1, P+T)
+        bias = np.where(hide, np.finfo(self.slopes.dtype).min / 2,
+                        -self.slopes[:,None,None] * back).astype(self.slopes.dtype).reshape(self.G, -1, P+T)
         if P == self.window and T <= 32: self.known[T, P] = bias  # from now on always the same
         return bias
 
@@ -76,12 +81,15 @@ class QuickStack:
     )->np.ndarray:    # (M, D)
         "All blocks."
         if not self.blocks or not len(x): return x
-        M, D = x.shape; H, G, K = self.H, self.G, self.K
+        M, D = x.shape
+        H, G, K = self.H, self.G, self.K
         rows, i = [], 0
         for past, T in zip(self.past, counts):
             if T:
-                n = past.extend(T); P = min(n, self.window)
-                rows.append((i, i+T, past.kv, n, n-P, n+T, self.bias(T, P))); i += T
+                n = past.extend(T)
+                P = min(n, self.window)
+                rows.append((i, i+T, past.kv, n, n-P, n+T, self.bias(T, P)))
+                i += T
         for b, (qkv, proj, fc1, fc2) in enumerate(self.blocks):
             h = np.dot(normed(x, self.eps), qkv).reshape(M, H+2*G, K).transpose(1, 0, 2)     # (H+2G, M, K)
             outs = []
@@ -91,7 +99,8 @@ class QuickStack:
                 s = h[:H,i:j].reshape(G, -1, K) @ keys.transpose(0, 2, 1)               # (G, R·T, S)
                 s += bias
                 s -= np.maximum.reduce(s, -1, keepdims=True)
-                if self.far: np.maximum(s, -60, out=s)            # exp(-60) vanishes beside 1; much less would be a denormal number, and slow
+                # exp(-60) vanishes beside 1; much less would be a denormal number, and slow
+                if self.far: np.maximum(s, -60, out=s)
                 np.exp(s, s)
                 o = s @ values
                 o /= np.add.reduce(s, -1, keepdims=True)
@@ -99,7 +108,10 @@ class QuickStack:
             x = x + np.dot(outs[0] if len(outs) == 1 else np.concatenate(outs), proj)
             h = np.dot(normed(x, self.eps), fc1)
             value, gate = h[:,:D], h[:,D:]
-            u = np.tanh(gate); u += 1; u *= gate; u *= value
+            u = np.tanh(gate)
+            u += 1
+            u *= gate
+            u *= value
             x = x + np.dot(u, fc2)
         return x
 
@@ -115,11 +127,13 @@ def ask_module(router):
         groups = [rows] if len({len(new) for new,_ in rows}) == 1 else [[r] for r in rows]
         i, M, chosen, weights = 0, router.memory, [], []
         for g in groups:
-            T = len(g[0][0]); n = len(g)*T
+            T = len(g[0][0])
+            n = len(g)*T
             before = whole([([-1]*M + old[-M:])[-M:] for _,old in g]) if M else torch.empty(len(g), 0, dtype=torch.long)
             position = whole([len(old) for _,old in g])[:,None] + torch.arange(T)
             r = router(torch.from_numpy(h[i:i+n]).view(len(g), T, -1), whole([new for new,_ in g]), before, position)
-            i += n; chosen += r.chosen.flatten().tolist()
+            i += n
+            chosen += r.chosen.flatten().tolist()
             if r.weight is not None: weights.append(array(r.weight).reshape(-1).copy())
         return chosen, np.concatenate(weights) if weights else None
     return decide
@@ -132,8 +146,10 @@ def ask_topk(router):
     return decide
 
 def ask_space(router):
-    spaces = router.kind(torch.arange(-1, 256)).tolist(); spaces = spaces[1:] + spaces[:1]       # the last entry is for -1, before the text
-    return lambda h, rows: ([spaces[v] and not spaces[p] for new, old in rows for p, v in zip([old[-1] if old else -1, *new], new)], None)
+    spaces = router.kind(torch.arange(-1, 256)).tolist()
+    spaces = spaces[1:] + spaces[:1]       # the last entry is for -1, before the text
+    return lambda h, rows: ([spaces[v] and not spaces[p] for new, old in rows for p,
+                             v in zip([old[-1] if old else -1, *new], new)], None)
 
 def ask_tuned(router):
     w, rule, by_space = array(router.weight)[0], router.rule.item(), ask_space(router)
@@ -145,9 +161,12 @@ def ask_tuned(router):
 
 def ask_stride(router):
     turns = lambda p: int(p * router.capacity + 1e-9)
-    return lambda h, rows: ([turns(t+1) > turns(t) for new, old in rows for t in range(len(old), len(old) + len(new))], None)
+    return lambda h, rows: ([turns(t+1) > turns(t) for new, old in rows for t in range(len(old), len(old) + len(new))],
+                            None)
 
-ASK = {TopK: ask_topk, Tuned: ask_tuned, Words: ask_tuned, Space: ask_space, Whitespace: ask_space, Stride: ask_stride, All: lambda router: lambda h, rows: ([True]*len(h), None), Nothing: lambda router: lambda h, rows: ([False]*len(h), None)}
+ASK = {TopK: ask_topk, Tuned: ask_tuned, Words: ask_tuned, Space: ask_space, Whitespace: ask_space, Stride: ask_stride,
+       All: lambda router: lambda h, rows: ([True]*len(h), None), Nothing: lambda router: lambda h,
+       rows: ([False]*len(h), None)}
 
 # %% ../nbs/11a_decode.ipynb #8f5253aa
 class Decoder:
@@ -159,18 +178,25 @@ class Decoder:
         latent:bool=True,    # False switches the latent blocks off
     ):
         router, self.on = model.latent.router, latent
-        self.decide = ASK.get(type(router), ask_module)(router)    # a subclass may decide otherwise, so its exact type counts
+        # a subclass may decide otherwise, so its exact type counts
+        self.decide = ASK.get(type(router), ask_module)(router)
         self.embedding, self.norm = array(model.embedding.weight), array(model.norm.weight)
         self.eps = float(np.finfo(self.norm.dtype).eps)
-        self.fb_in, self.latent, self.fb_out = (QuickStack(s, rows, max_rollback) for s in (model.fb_in, model.latent, model.fb_out))
-        self.head, self.bias = np.ascontiguousarray(array(model.unembedding.weight[:256]).T), array(model.unembedding.bias[:256])
+        self.fb_in, self.latent, self.fb_out = (QuickStack(s, rows, max_rollback)
+                                                for s in (model.fb_in, model.latent, model.fb_out))
+        self.head, self.bias = np.ascontiguousarray(
+            array(model.unembedding.weight[:256]).T), array(model.unembedding.bias[:256])
         self.seen, self.chosen = [[] for _ in range(rows)], [[] for _ in range(rows)]
-        self.carry, self.gate = (array(model.latent.carry), array(model.latent.gate)[0]) if latent and model.latent.carry is not None else (None, None)
+        self.carry, self.gate = (array(model.latent.carry),
+                                 array(model.latent.gate)[0]) if latent and model.latent.carry is not None else (None,
+                                                                                                                 None)
         self.last = [deque([0.], max_rollback + 1) for _ in range(rows)]     # what each of the last bytes hands on
 
     def read(self,
         x:list, # for each row a list of bytes, empty or not
-    )->tuple:   # states (M, D), logits of the next byte (M, 256), routed [M bools], weights (M,) or None: all rows one after the other
+    # states (M, D), logits of the next byte (M, 256), routed [M bools], weights (M,) or None: all rows one after the
+    # other
+    )->tuple:
         "One pass over the new bytes of all rows."
         counts = [len(v) for v in x]
         h = self.fb_in(self.embedding[[b for v in x for b in v]], counts)
@@ -187,7 +213,10 @@ class Decoder:
                 if self.carry is not None: changes = deep - some
             if wanted is not None: self.hand_on(h, wanted, counts, chosen, iter(changes))
         i = 0
-        for v, seen, was in zip(x, self.seen, self.chosen): seen += v; was += chosen[i:i+len(v)]; i += len(v)
+        for v, seen, was in zip(x, self.seen, self.chosen):
+            seen += v
+            was += chosen[i:i+len(v)]
+            i += len(v)
         h = normed(self.fb_out(h, counts), self.eps) * self.norm
         return h, h @ self.head + self.bias, chosen, weight
 
@@ -206,7 +235,9 @@ class Decoder:
         "Takes back the last bytes, as if they had never been read."
         for b, k in enumerate(n):
             if not k: continue
-            self.fb_in.forget(b, k); self.fb_out.forget(b, k); self.latent.forget(b, sum(self.chosen[b][-k:]))
+            self.fb_in.forget(b, k)
+            self.fb_out.forget(b, k)
+            self.latent.forget(b, sum(self.chosen[b][-k:]))
             del self.seen[b][-k:], self.chosen[b][-k:]
             for _ in range(k if self.carry is not None else 0): self.last[b].pop()
 
