@@ -314,7 +314,8 @@ def guess(
 )->list:              # for each row its drafts, at most d bytes
     "Guess what follows."
     B, d = noise.shape[:2]
-    noise = noise / 2                                              # heads are less sure than the model: more guesses stand
+    # heads are less sure than the model: more guesses stand
+    noise = noise / 2
     last, x, sure = list(last), [[] for _ in range(B)], np.ones(B)
     ahead.begin(h)
     for k in range(d):
@@ -463,16 +464,21 @@ class Pace:
     "Takes the way of guessing that writes the most bytes per second; tries the others again after pauses that double."
     first, again = 6, 3                                            # rounds of a way's first trial, and of a later one
     pause, longest = 16, 1024                                      # rounds of the shortest and longest pause
-    memory, most = 24, 3                                           # rounds that a mean looks back; one counts as 3 at most
-    stretch, much = 60, 1.25                                       # plain rounds without a look; a speed worth looking for
-    margin = 1.05                                                  # guessing must be faster than plain writing by this much
+    # rounds that a mean looks back; one counts as 3 at most
+    memory, most = 24, 3
+    # plain rounds without a look; a speed worth looking for
+    stretch, much = 60, 1.25
+    # guessing must be faster than plain writing by this much
+    margin = 1.05
     def __init__(self,
         clock=None, # a function that returns seconds; None = the one that suits the model
     ):
         self.clock, self.taken = clock, []                         # the way of each round so far
-        self.rest, self.looks = 0, True                            # plain rounds to come without a clock; are copies sought?
+        # plain rounds to come without a clock; are copies sought?
+        self.rest, self.looks = 0, True
         self.gained, self.seconds, self.n = {}, {}, {}             # of each way: means, and of how many rounds
-        self.trial, self.due, self.lost = {}, {}, {}               # rounds left of a trial; start of the next; trials lost
+        # rounds left of a trial; start of the next; trials lost
+        self.trial, self.due, self.lost = {}, {}, {}
 
     def speed(self, way:str)->float: # bytes per second
         "What this way has brought in its last rounds."
@@ -589,7 +595,8 @@ def stop_texts(
     "Where a text ends. InputError for anything else."
     stops = [] if stop is None else list(stop) if isinstance(stop, (list, tuple)) else [stop]
     for s in stops:
-        if not isinstance(s, (str, bytes)): raise InputError(f"stop={stop!r} should be a text or bytes, or a list of them")
+        if not isinstance(s, (str, bytes)):
+            raise InputError(f"stop={stop!r} should be a text or bytes, or a list of them")
     return stops
 
 def check_prompts(prompts, seeds):
