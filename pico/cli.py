@@ -107,7 +107,8 @@ def add_fields(
         kind = f.type if isinstance(f.type, str) else f.type.__name__
         known = [v for v in choices.get(f.name, ()) if v]
         text = f"{help[f.name] or ''} (default: {default_of(f.name, designs)})".replace('%', '%%').strip()
-        parser.add_argument(f'--{f.name}', type=KINDS[kind], help=text, metavar='{' + ','.join(known) + '}' if known else kind.upper())
+        parser.add_argument(f'--{f.name}', type=KINDS[kind], help=text,
+                            metavar='{' + ','.join(known) + '}' if known else kind.upper())
 
 def given(args, cls)->dict: # fields of a dataclass that were given on the command line
     "What was asked for explicitly."
@@ -117,16 +118,20 @@ def given(args, cls)->dict: # fields of a dataclass that were given on the comma
 def train_parser()->Parser:
     "The arguments of `pico-train`."
     p = Parser('pico-train', pico_train.__doc__, ['pico-train runs/mine shakespeare.txt --max_minutes 10',
-                                                  'pico-train runs/tiny roneneldan/TinyStories --streaming --max_steps 5000'])
+                                                  'pico-train runs/tiny roneneldan/TinyStories --streaming '
+                                                  '--max_steps 5000'])
     p.add_argument('out', metavar='OUT', help='run directory; an existing run is continued')
-    p.add_argument('source', metavar='SOURCE', nargs='?', help="'stories', 'python', a file, a folder, or a data set on the "
+    p.add_argument('source', metavar='SOURCE', nargs='?',
+                   help="'stories', 'python', a file, a folder, or a data set on the "
                    'Hugging Face Hub (default: stories)')
     p.add_argument('--preset', metavar='{' + ','.join(PRESETS) + '}', help='design and way of training to start from '
                    '(default: nano on a processor, xs on a GPU)')
     data = p.add_argument_group('data')
     data.add_argument('--column', help='column that holds the text (default: text)')
-    data.add_argument('--limit', type=int, metavar='BYTES', help='use only the first so many bytes of the training text (default: all)')
-    data.add_argument('--streaming', action='store_true', help='read the data set while it arrives instead of storing it first')
+    data.add_argument('--limit', type=int, metavar='BYTES',
+                      help='use only the first so many bytes of the training text (default: all)')
+    data.add_argument('--streaming', action='store_true',
+                      help='read the data set while it arrives instead of storing it first')
     add_fields(p.add_argument_group('model'), PicoConfig, {n: PicoConfig.preset(n) for n in PRESETS}, DESIGN_CHOICES)
     ways = {n: TrainConfig.preset(n) for n in TRAINING}
     add_fields(p.add_argument_group('training'), TrainConfig, ways, TRAIN_CHOICES, lambda f: f not in RUNNING)
@@ -140,10 +145,14 @@ def asked(
     old = what_was_asked(a.out)
     if not old:
         preset = a.preset or default_preset(a.device or 'auto')
-        design, settings = PicoConfig.preset(preset, **given(a, PicoConfig)), TrainConfig.preset(preset, **given(a, TrainConfig))
-        return a.source or 'stories', design, settings, dict(column=a.column or 'text', limit=a.limit, streaming=a.streaming)
+        design, settings = PicoConfig.preset(preset, **given(a,
+                                                             PicoConfig)), TrainConfig.preset(preset,
+                                                                                              **given(a, TrainConfig))
+        return a.source or 'stories', design, settings, dict(column=a.column or 'text', limit=a.limit,
+                                                             streaming=a.streaming)
     data = old['data']
-    if a.preset is not None:                                      # the shape must be the run's; the rest of its design may differ
+    # the shape must be the run's; the rest of its design may differ
+    if a.preset is not None:
         shape = PicoConfig.preset(a.preset).to_dict()
         for k in shape.keys() - DESIGN_CHOICES.keys() - {'heads_every'}:
             if getattr(a, k) is None: setattr(a, k, shape[k])
@@ -177,7 +186,8 @@ def report_run(out:Path, source, settings:TrainConfig, how:dict):
     floor = load_corpus('stories', 'validation').floor if source == 'stories' else None
     try:
         if read_metrics(out): plot_run(out, out/'loss.png', floor)
-    except OSError as e: print(f"{out/'loss.png'} could not be drawn ({e.strerror}); the model itself is safe", file=sys.stderr)
+    except OSError as e:
+        print(f"{out/'loss.png'} could not be drawn ({e.strerror}); the model itself is safe", file=sys.stderr)
     words = '' if how['streaming'] else opening_words(source, how['column'])
     prompt = f' --prompt {shlex.quote(words)}' if words else ''
     print(f"model and checkpoints in {out}, loss curve in {out/'loss.png'}\n"
@@ -198,7 +208,8 @@ def add_model(p:Parser):
     "The arguments that name a model and where it computes."
     p.add_argument('out', metavar='OUT', nargs='?', help='run or model directory, or a model on the Hugging Face Hub '
                    "(default: 'stories', the model that comes with the package)")
-    p.add_argument('--device', default='auto', metavar='{auto,cpu,cuda,mps}', help='where to compute (default: auto, a GPU where there is one)')
+    p.add_argument('--device', default='auto', metavar='{auto,cpu,cuda,mps}',
+                   help='where to compute (default: auto, a GPU where there is one)')
 
 def pico_eval(args=None):
     "Causal bits per byte on held-out text, and a report on the router."
@@ -208,22 +219,26 @@ def pico_eval(args=None):
     p.add_argument('--split', default='validation', help='which split of it (default: validation)')
     p.add_argument('--column', help="column that holds the text (default: the run's)")
     p.add_argument('--streaming', action='store_true', help='read the held-out text of the data set while it arrives')
-    p.add_argument('--max_bytes', type=int, default=100_000, metavar='BYTES', help='score at most so many bytes (default: 100000)')
+    p.add_argument('--max_bytes', type=int, default=100_000, metavar='BYTES',
+                   help='score at most so many bytes (default: 100000)')
     a = p.parse_args(args)
     if a.max_bytes < 2: raise InputError(f"--max_bytes {a.max_bytes}: give at least 2")
     model, data = the_model(a), what_was_asked(a.out or 'stories').get('data', {})
     source, column = a.source or data.get('source') or 'stories', a.column or data.get('column') or 'text'
     how = dict(marks=model.config.marks, rule=data.get('rule', 1) if data and not a.source else RULE)
-    if a.streaming or (data.get('streaming') and not a.source): corpus = Stream(source, column, **how).validation(a.max_bytes)
+    if a.streaming or (data.get('streaming') and not a.source):
+        corpus = Stream(source, column, **how).validation(a.max_bytes)
     else: corpus = load_corpus(source, a.split, column, **how)
-    if corpus is None: raise InputError(f"{source} has no held-out text near its beginning: give another SOURCE to score")
+    if corpus is None:
+        raise InputError(f"{source} has no held-out text near its beginning: give another SOURCE to score")
     report_score(model, corpus, a.max_bytes, f'{source}, {a.split}')
     if source == 'stories': report_recall(model)
 
 def report_score(model:Pico, corpus, max_bytes:int, name:str):
     "Bits per byte with and without the latent blocks, and where the router goes deep."
     score, off = bits_per_byte(model, corpus, max_bytes), bits_per_byte(model, corpus, max_bytes, latent=False)
-    print(f'held-out text ({name}): {score.bpb:.4f} bits per byte over {score.bytes:,} bytes, each given all that came before')
+    print(f'held-out text ({name}): {score.bpb:.4f} bits per byte over {score.bytes:,} bytes, each given all that '
+          f'came before')
     if corpus.floor: print(f'known floor of the corpus:   {corpus.floor:.4f} bits per byte')
     print(f'latent blocks off:           {off.bpb:.4f} bits per byte\n')
     print(router_report(model, corpus, min(max_bytes, 20_000)))
@@ -244,7 +259,8 @@ def show_stream(
 )->int:          # how many bytes were written
     "Print text as it arrives, routed bytes marked."
     out, text, routed, n = out or sys.stdout, TextDecoder(), False, 0
-    if out is None: raise InputError("standard output is closed, so the text has nowhere to go: open it, or give --html FILE")
+    if out is None:
+        raise InputError("standard output is closed, so the text has nowhere to go: open it, or give --html FILE")
     try:
         for s in steps:
             routed |= s.routed
@@ -261,18 +277,22 @@ def show_stream(
 
 def generate_parser()->Parser:
     "The arguments of `pico-generate`."
-    p = Parser('pico-generate', pico_generate.__doc__, ['pico-generate --prompt "Once upon a time"', 'pico-generate runs/mine --temperature 0.5 --html page.html'])
+    p = Parser('pico-generate', pico_generate.__doc__, ['pico-generate --prompt "Once upon a time"',
+                                                        'pico-generate runs/mine --temperature 0.5 --html page.html'])
     add_model(p)
     p.add_argument('--prompt', default='', help='how the text begins (default: nothing)')
-    p.add_argument('--max_bytes', type=int, default=400, metavar='BYTES', help='write at most so many bytes (default: 400)')
+    p.add_argument('--max_bytes', type=int, default=400, metavar='BYTES',
+                   help='write at most so many bytes (default: 400)')
     p.add_argument('--temperature', type=float, default=.8, help='0 = always the most likely byte (default: 0.8)')
-    p.add_argument('--top_p', type=float, help='keep only the likeliest bytes that together reach this probability (default: all)')
+    p.add_argument('--top_p', type=float,
+                   help='keep only the likeliest bytes that together reach this probability (default: all)')
     p.add_argument('--seed', type=int, default=0, help='another seed, another text (default: 0)')
     p.add_argument('--mark', default='_', help='what to put after each routed byte (default: _)')
     drafting = p.add_mutually_exclusive_group()
     drafting.add_argument('--speculative', action='store_true', help='always guess several bytes ahead; the same text '
                           '(default: where it is faster, measured while writing)')
-    drafting.add_argument('--no_speculative', action='store_true', help='never guess: one byte for each forward pass; the same text')
+    drafting.add_argument('--no_speculative', action='store_true',
+                          help='never guess: one byte for each forward pass; the same text')
     p.add_argument('--ignore_end', action='store_true', help='go on past the end of a document, with a new one')
     p.add_argument('--no_latent', action='store_true', help='switch the latent blocks off')
     p.add_argument('--html', metavar='FILE', help='also write a page with the routed bytes shaded')
@@ -288,7 +308,9 @@ def pico_generate(args=None):
     if a.html:
         g = generate(model, a.prompt, **how)
         try: Path(a.html).write_text(g.html(), encoding='utf-8', errors='replace')
-        except OSError as e: raise InputError(f"{a.html} could not be written ({e.strerror}): give a file in a folder that exists") from None
+        except OSError as e:
+            raise InputError(
+                f"{a.html} could not be written ({e.strerror}): give a file in a folder that exists") from None
         print(a.prompt + g.marked(a.mark))
         return
     steps = stream(model, a.prompt, **how)
@@ -304,7 +326,8 @@ COMMANDS = dict(train=train_command, generate=generate_command, eval=eval_comman
 def pico_main(args=None):
     "What the commands do, without their scripts: `python -m pico train …`."
     args = list(sys.argv[1:] if args is None else args)
-    p = Parser('python -m pico', pico_main.__doc__, ['python -m pico train --help', 'torchrun --nproc_per_node 2 -m pico.cli train runs/mine text.txt'])
+    p = Parser('python -m pico', pico_main.__doc__,
+               ['python -m pico train --help', 'torchrun --nproc_per_node 2 -m pico.cli train runs/mine text.txt'])
     p.add_argument('command', choices=tuple(COMMANDS), help='which one; its own --help tells more')
     COMMANDS[p.parse_args(args[:1]).command](args[1:])
 
