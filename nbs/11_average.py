@@ -38,11 +38,14 @@ def run(train, held_out, schedule, seed, steps=STEPS):
         for group in optimizer.param_groups: group['lr'] = RATE * rate(step, step/steps, WARMUP, schedule)
         backward(model, [batch(train, step, ROWS, LENGTH, model.config.next_tokens, seed)])
         torch.nn.utils.clip_grad_norm_(own, 1.)
-        optimizer.step(); optimizer.zero_grad(); model.router_state_step()
+        optimizer.step()
+        optimizer.zero_grad()
+        model.router_state_step()
         step_time += time.thread_time() - start
         for d, average in averages.items():
             start = time.thread_time()
-            with torch.no_grad(): torch._foreach_lerp_(average, own, 1 - min(d, (1 + step)/(10 + step)))     # short at first, when the weights still travel
+            # short at first, when the weights still travel
+            with torch.no_grad(): torch._foreach_lerp_(average, own, 1 - min(d, (1 + step)/(10 + step)))
             average_time += time.thread_time() - start
     score = lambda: bits_per_byte(model.eval(), held_out, 100_000).bpb
     scores = {'weights': score()}
@@ -52,17 +55,27 @@ def run(train, held_out, schedule, seed, steps=STEPS):
     return scores, average_time / len(DECAYS) / step_time
 
 if __name__ == '__main__':
-    p = argparse.ArgumentParser(); p.add_argument('--text'); p.add_argument('--source', default='the built-in stories; held out: seed 2'); p.add_argument('--seeds', type=int, default=3)
-    a = p.parse_args(); RESULTS.mkdir(parents=True, exist_ok=True)
+    p = argparse.ArgumentParser()
+    p.add_argument('--text')
+    p.add_argument('--source', default='the built-in stories; held out: seed 2')
+    p.add_argument('--seeds', type=int, default=3)
+    a = p.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
     if a.text: train, held_out = load_corpus(a.text, 'train'), load_corpus(a.text, 'validation')
-    else: train, held_out = load_corpus('stories', 'train'), Corpus.from_bytes([story(i, seed=2).text.encode() for i in range(120)])
+    else:
+        train, held_out = load_corpus('stories', 'train'), Corpus.from_bytes([story(i, seed=2).text.encode()
+                                                                              for i in range(120)])
     name = Path(a.text).stem if a.text else 'stories'
     for seed in range(a.seeds):
         for schedule in ('cosine', 'wsd', 'constant'):
             file = RESULTS/f'average-{name}-{schedule}-{seed}.json'
             if file.exists(): continue
             scores, cost = run(train, held_out, schedule, seed)
-            file.write_text(json.dumps(dict(corpus=name, source=a.source, sha256=hashlib.sha256(Path(a.text).read_bytes()).hexdigest() if a.text else None, schedule=schedule, seed=seed, steps=STEPS,
-                bytes_per_step=ROWS*LENGTH, learning_rate=RATE, bits_per_byte=scores, cost_of_average=cost, command=f'python nbs/11_average.py{" --text FILE" if a.text else ""}',
-                date=str(date.today()), torch=torch.__version__, threads=torch.get_num_threads(), machine=platform.machine()), indent=1) + '\n')
+            file.write_text(json.dumps(dict(corpus=name, source=a.source,
+                                            sha256=hashlib.sha256(Path(a.text).read_bytes()).hexdigest() if a.text
+                                            else None, schedule=schedule, seed=seed, steps=STEPS,
+                bytes_per_step=ROWS*LENGTH, learning_rate=RATE, bits_per_byte=scores, cost_of_average=cost,
+                command=f'python nbs/11_average.py{" --text FILE" if a.text else ""}',
+                date=str(date.today()), torch=torch.__version__, threads=torch.get_num_threads(),
+                machine=platform.machine()), indent=1) + '\n')
             print(file.name, {k: round(v, 4) for k,v in scores.items()}, f'{cost:.2%}', flush=True)

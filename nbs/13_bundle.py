@@ -19,9 +19,11 @@ from pico.train import TrainConfig, read_metrics, span, train
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = 'python nbs/13_bundle.py'
-HOW = dict(context_len=2048, batch_size=4, warmup_steps=200, max_steps=20_000, validation_interval=1000, validation_bytes=50_000,
+HOW = dict(context_len=2048, batch_size=4, warmup_steps=200, max_steps=20_000, validation_interval=1000,
+           validation_bytes=50_000,
            checkpoint_interval=1000)
-LIMIT, SEED, SCORED, ASKED = 120_000_000, 7, 80, 200              # bytes of training text; the scored stories, and those asked about
+# bytes of training text; the scored stories, and those asked about
+LIMIT, SEED, SCORED, ASKED = 120_000_000, 7, 80, 200
 
 def remembered(model, latent, asked):
     "Share of facts recalled from more than 200 bytes before, its standard error over stories, and how many were asked."
@@ -98,11 +100,16 @@ def card(model, run, how, scored, asked):
     last, c = read_metrics(run)[-1], model.config
     sample = 'Once upon a time' + generate(model, 'Once upon a time', max_bytes=500).marked()
     per_step = how['context_len'] * how['batch_size']
-    return CARD.format(parameters=model.num_parameters(), fb=c.fb_num_blocks, latent=c.latent_num_blocks, router=c.router, command=COMMAND,
-                       steps=last['step'], per_step=per_step, megabytes=last['step'] * per_step / 1e6, took=span(last['seconds']),
-                       date=date.today(), processors=os.cpu_count(), machine=processor(), bytes=score.bytes, bpb=score.bpb,
-                       floor=floor(scored), off=off.bpb, routed=score.routed_fraction, on_share=on_share, on_error=on_error,
-                       facts=facts, chance=chance, off_share=off_share, off_error=off_error, limit=LIMIT, seed=SEED, sample=sample)
+    return CARD.format(parameters=model.num_parameters(), fb=c.fb_num_blocks, latent=c.latent_num_blocks,
+                       router=c.router, command=COMMAND,
+                       steps=last['step'], per_step=per_step, megabytes=last['step'] * per_step / 1e6,
+                       took=span(last['seconds']),
+                       date=date.today(), processors=os.cpu_count(), machine=processor(), bytes=score.bytes,
+                       bpb=score.bpb,
+                       floor=floor(scored), off=off.bpb, routed=score.routed_fraction, on_share=on_share,
+                       on_error=on_error,
+                       facts=facts, chance=chance, off_share=off_share, off_error=off_error, limit=LIMIT, seed=SEED,
+                       sample=sample)
 
 def picture(g, file, columns=66, width=11.5, height=30):
     "Written text as an SVG file: the prompt in grey, routed bytes on orange. Plain ASCII, so that a byte is a character."
@@ -118,7 +125,8 @@ def picture(g, file, columns=66, width=11.5, height=30):
         row, start = row + 1, stop
     size = f'width="{30 + columns*width:.0f}" height="{24 + row*height}"'
     body = '\n'.join(['<rect width="100%" height="100%" fill="white"/>', *shapes, *texts])
-    file.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="monospace" font-size="18">\n{body}\n</svg>\n')
+    file.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="monospace" '
+                    f'font-size="18">\n{body}\n</svg>\n')
 
 def grey(routed): return ' fill="#777"' if routed is None else ''
 
@@ -136,7 +144,9 @@ if __name__ == '__main__':
     p = argparse.ArgumentParser()
     p.add_argument('--smoke', action='store_true')
     if p.parse_args().smoke:
-        with tempfile.TemporaryDirectory() as d: bundle(Path(d)/'run', Path(d)/'model', HOW | dict(context_len=128, max_steps=2, validation_bytes=500), 50_000, 2, 2)
+        with tempfile.TemporaryDirectory() as d:
+            bundle(Path(d)/'run', Path(d)/'model', HOW | dict(context_len=128, max_steps=2, validation_bytes=500),
+                   50_000, 2, 2)
     else:
         bundle(ROOT/'runs'/'stories', ROOT/'pico'/'models'/'stories')
         (ROOT/'pico'/'models'/'stories'/'routed.svg').replace(ROOT/'nbs'/'images'/'routed.svg')

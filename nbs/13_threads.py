@@ -43,7 +43,8 @@ def work():
     corpus, loss = load_corpus('stories', limit=900_000), added(model, model.loss)
     optimizer = make_optimizer(model, TrainConfig(optimizer='soap', learning_rate=8e-3))
     for i in itertools.count():
-        backward(model, [batch(corpus, i, ROWS, LENGTH, model.config.next_tokens, rank=rank, world_size=size)], loss=loss)
+        backward(model, [batch(corpus, i, ROWS, LENGTH, model.config.next_tokens, rank=rank, world_size=size)],
+                 loss=loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
         with waiting(): optimizer.step()
         optimizer.zero_grad()
@@ -53,9 +54,12 @@ def turn(way, seconds):
     "Bytes per second from the third step on, of one process, or of several that torchrun starts; it is ended after some seconds."
     environment, processes = WAYS[way]
     env = {k: v for k, v in os.environ.items() if k not in OWN} | environment
-    start = [sys.executable] if processes == 1 else [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
-    p = subprocess.Popen([*start, __file__, '--work'], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
-    seen, latest = [], threading.Timer(20 + seconds, os.killpg, (p.pid, signal.SIGKILL))     # for one that takes no three steps
+    start = [sys.executable] if processes == 1 else [sys.executable, '-m', 'torch.distributed.run', '--standalone',
+                                                     f'--nproc_per_node={processes}']
+    p = subprocess.Popen([*start, __file__, '--work'], env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                         text=True, start_new_session=True)
+    # for one that takes no three steps
+    seen, latest = [], threading.Timer(20 + seconds, os.killpg, (p.pid, signal.SIGKILL))
     latest.start()
     for line in p.stdout:
         if not line[0].isdigit(): continue
@@ -92,7 +96,8 @@ def main():
     if a.smoke: return measure(1, .2, print, {}, ['one thread'])
     file = Path(__file__).parent/'results'/'training'/'threads.json'
     def save(found):
-        result = dict(bytes_per_second=found, turns=a.turns, seconds=a.seconds, command='python nbs/13_threads.py', date=str(date.today()),
+        result = dict(bytes_per_second=found, turns=a.turns, seconds=a.seconds, command='python nbs/13_threads.py',
+                      date=str(date.today()),
                       processors=os.cpu_count(), machine=processor(), python=platform.python_version())
         file.write_text(json.dumps(result, indent=1) + '\n')
     measure(a.turns, a.seconds, save, json.loads(file.read_text())['bytes_per_second'] if file.exists() else {})

@@ -40,10 +40,17 @@ def cells(stage, seeds):
 
 def corpora(name, data):
     "Training and validation text, and where it comes from."
-    if name == 'stories':                                         # stories that nothing was ever chosen by: designs were compared on those of seed 1
-        return load_corpus('stories', 'train'), Corpus.from_bytes([story(i, seed=2).text.encode() for i in range(120)]), dict(source='the built-in stories; held out: seed 2', sha256=None)
+    # stories that nothing was ever chosen by: designs were compared on those of seed 1
+    if name == 'stories':
+        return load_corpus('stories', 'train'), Corpus.from_bytes([story(i, seed=2).text.encode()
+                                                                   for i in range(120)]), dict(source='the built-in '
+                                                                                                      'stories; held '
+                                                                                                      'out: seed 2',
+                                                                                                      sha256=None)
     file, source = Path(data)/CORPORA[name][0], CORPORA[name][1]
-    return load_corpus(str(file), 'train'), load_corpus(str(file), 'validation'), dict(source=source, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+    return load_corpus(str(file), 'train'), load_corpus(str(file),
+                                                        'validation'), dict(source=source,
+                                                                            sha256=hashlib.sha256(file.read_bytes()).hexdigest())
 
 # written out here, so that these results keep their meaning whatever the presets of the library become
 DESIGN = dict(router='topk', latent_carry='no', heads='linear', heads_every=1)
@@ -66,17 +73,24 @@ def run(corpus, router, capacity, seed, data, steps=STEPS):
         for group in optimizer.param_groups: group['lr'] = RATE * min(1, (step + 1) / WARMUP)
         out = backward(model, [batch(train, step, ROWS, LENGTH, shape.next_tokens, seed)])
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
-        optimizer.step(); optimizer.zero_grad(); model.router_state_step()
-        took.append(time.process_time() - start); used.append(out['routed'])
+        optimizer.step()
+        optimizer.zero_grad()
+        model.router_state_step()
+        took.append(time.process_time() - start)
+        used.append(out['routed'])
         flops += ROWS * LENGTH * flops_per_byte(shape, out['routed'])
         for m, t in zip(mean, own): m.lerp_(t, 9 / (step + 9))    # the last tenth or so of all steps; at step 0 a copy
         if (step + 1) % EACH == 0:
             score = bits_per_byte(average, held_out, max_bytes=20_000)
-            curve.append(dict(step=step + 1, bytes=(step + 1) * ROWS * LENGTH, flops=flops, bpb=score.bpb, routed=score.routed_fraction, trained=statistics.mean(used[-EACH:])))
+            curve.append(dict(step=step + 1, bytes=(step + 1) * ROWS * LENGTH, flops=flops, bpb=score.bpb,
+                              routed=score.routed_fraction, trained=statistics.mean(used[-EACH:])))
     report = router_report(average, held_out, max_bytes=50_000)
-    end = dict(bpb=report.bpb, latent_off=report.bpb_off, routed=report.used, leak=report.leak, precision=report.precision, recall=report.recall, f1=report.f1, random_f1=report.random_f1,
+    end = dict(bpb=report.bpb, latent_off=report.bpb_off, routed=report.used, leak=report.leak,
+               precision=report.precision, recall=report.recall, f1=report.f1, random_f1=report.random_f1,
                entropy=report.entropy, rates=report.rates, seconds_per_step=statistics.median(took))
-    end['elsewhere'] = {name: bits_per_byte(average, load_corpus(name, 'validation'), max_bytes=5_000).routed_fraction for name in ('stories', 'python')}     # budget on other text
+    # budget on other text
+    end['elsewhere'] = {name: bits_per_byte(average, load_corpus(name, 'validation'), max_bytes=5_000).routed_fraction
+                        for name in ('stories', 'python')}
     if corpus == 'stories':
         f = recall(average, [story(i, seed=2) for i in range(20)], far=200)
         end['facts'] = dict(accuracy=f.accuracy, probability=f.probability, rank=f.rank, chance=f.chance, n=f.n)
@@ -84,21 +98,29 @@ def run(corpus, router, capacity, seed, data, steps=STEPS):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--stage', choices=STAGES, required=True); p.add_argument('--data', help='folder that holds the corpora')
-    p.add_argument('--seeds', type=int, default=3); p.add_argument('--part', default='0/1', help='i/n: only every n-th cell, from the i-th')
+    p.add_argument('--stage', choices=STAGES, required=True)
+    p.add_argument('--data', help='folder that holds the corpora')
+    p.add_argument('--seeds', type=int, default=3)
+    p.add_argument('--part', default='0/1', help='i/n: only every n-th cell, from the i-th')
     a = p.parse_args()
-    if not a.data and any(c in CORPORA for cs,_,_ in STAGES[a.stage] for c in cs): p.error(f'--stage {a.stage} needs --data DIR, the folder that holds ' + ', '.join(f for f, _ in CORPORA.values()))
+    if not a.data and any(c in CORPORA for cs,_,_ in STAGES[a.stage] for c in cs):
+        p.error(f'--stage {a.stage} needs --data DIR, the folder that holds ' + ', '.join(f for f,
+                                                                                          _ in CORPORA.values()))
     torch.set_num_threads(1)                                      # seconds are processor time of one thread
     i, n = map(int, a.part.split('/'))
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=RESULTS.parent).stdout.strip()
+    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True,
+                            cwd=RESULTS.parent).stdout.strip()
     for corpus, router, capacity, seed in cells(a.stage, a.seeds)[i::n]:
         file = RESULTS/f'{corpus}-{router}-{capacity:g}-{seed}.json'
         if file.exists(): continue
         result = run(corpus, router, capacity, seed, a.data)
-        result |= dict(command=f'python nbs/21_routers.py --stage {a.stage}' + ' --data DIR' * bool(a.data) + f' --seeds {a.seeds}' * (a.seeds != 3), commit=commit, date=date.today().isoformat(),
+        result |= dict(command=f'python nbs/21_routers.py --stage {a.stage}' + ' --data DIR' * bool(a.data)
+                       + f' --seeds {a.seeds}' * (a.seeds != 3), commit=commit, date=date.today().isoformat(),
                        device=f'{platform.machine()} processor, 1 thread', torch=torch.__version__)
         RESULTS.mkdir(parents=True, exist_ok=True)
-        file.with_suffix('.tmp').write_text(json.dumps(result, indent=1) + '\n'); file.with_suffix('.tmp').rename(file)
-        print(f"{file.stem}: {result['end']['bpb']:.4f} bits per byte, {result['end']['routed']:.1%} routed", flush=True)
+        file.with_suffix('.tmp').write_text(json.dumps(result, indent=1) + '\n')
+        file.with_suffix('.tmp').rename(file)
+        print(f"{file.stem}: {result['end']['bpb']:.4f} bits per byte, {result['end']['routed']:.1%} routed",
+              flush=True)
 
 if __name__ == '__main__': main()
