@@ -7,8 +7,10 @@ ROOT = Path(__file__).resolve().parent.parent
 def exported(root):
     "Export a copy of the notebooks at `root` into a temporary folder; returns the folder (to be deleted by the caller)."
     d = Path(tempfile.mkdtemp())
-    shutil.copytree(root/'nbs', d/'nbs'); shutil.copy(root/'settings.ini', d)
-    (d/'pico').mkdir(); shutil.copy(root/'pico'/'__init__.py', d/'pico')
+    shutil.copytree(root/'nbs', d/'nbs')
+    shutil.copy(root/'settings.ini', d)
+    (d/'pico').mkdir()
+    shutil.copy(root/'pico'/'__init__.py', d/'pico')
     env = {k: v for k,v in os.environ.items() if k != 'IN_TEST'}          # nbdev exports nothing while this is set
     subprocess.run([Path(sys.executable).parent/'nbdev_export'], cwd=d, env=env, check=True, capture_output=True)
     return d
@@ -18,9 +20,12 @@ def differences(root=ROOT):
     d = exported(root)
     try:
         mine, fresh = ({f.name for f in (r/'pico').glob('*.py')} for r in (root, d))
-        bad = [f'pico/{n} has no notebook' for n in sorted(mine - fresh)] + [f'pico/{n} is not exported yet' for n in sorted(fresh - mine)]
-        def text(folder, name): return (folder/'pico'/name).read_text(encoding='utf-8')     # line endings are git's affair
-        return bad + [f'pico/{n} differs from its notebook' for n in sorted(mine & fresh) if text(root, n) != text(d, n)]
+        bad = [f'pico/{n} has no notebook' for n in sorted(mine - fresh)] + [f'pico/{n} is not exported yet'
+                                                                             for n in sorted(fresh - mine)]
+        # line endings are git's affair
+        def text(folder, name): return (folder/'pico'/name).read_text(encoding='utf-8')
+        return bad + [f'pico/{n} differs from its notebook'
+                      for n in sorted(mine & fresh) if text(root, n) != text(d, n)]
     finally: shutil.rmtree(d)
 
 def unexecuted(root=ROOT):

@@ -26,7 +26,8 @@ STEPS, ROWS, LENGTH = 20, 2, 256
 
 def cases():
     "Name, configuration and optimizer of everything that is compared."
-    for shape, optimizer in ((s, o) for s in SHAPES for o in ('adamw', 'soap')): yield f'{shape} {optimizer}', SHAPES[shape] | DESIGN, optimizer
+    for shape, optimizer in ((s, o) for s in SHAPES for o in ('adamw', 'soap')):
+        yield f'{shape} {optimizer}', SHAPES[shape] | DESIGN, optimizer
     for router in ROUTERS: yield f'nano, router {router}', SHAPES['nano'] | PLAIN | dict(router=router), 'adamw'
     yield 'nano, words with carrying', SHAPES['nano'] | DESIGN | dict(router='words'), 'soap'
 
@@ -38,7 +39,8 @@ def trained(config, optimizer, steps=STEPS):
     from pico.train import TrainConfig, backward, make_optimizer
     torch.manual_seed(0)
     model = Pico(PicoConfig.from_dict(config)).train()
-    opt, corpus = make_optimizer(model, TrainConfig(optimizer=optimizer, learning_rate=4e-3)), load_corpus('stories', limit=300_000)
+    opt, corpus = make_optimizer(model, TrainConfig(optimizer=optimizer,
+                                                    learning_rate=4e-3)), load_corpus('stories', limit=300_000)
     for step in range(steps):
         backward(model, [batch(corpus, step, ROWS, LENGTH, model.config.next_tokens)])
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
@@ -55,8 +57,10 @@ def record():
     held = load_corpus('stories', 'validation', limit=20_000)
     for name, config, optimizer in cases():
         model = trained(config, optimizer)
-        weights = hashlib.sha256(b''.join(v.numpy().tobytes() for _, v in sorted(model.state_dict().items()))).hexdigest()
-        texts = [generate(model, 'Once', max_bytes=60, temperature=t, seed=1, speculative=s).bytes.hex() for t in (0, .8) for s in (False, True)]
+        weights = hashlib.sha256(b''.join(v.numpy().tobytes() for _,
+                                          v in sorted(model.state_dict().items()))).hexdigest()
+        texts = [generate(model, 'Once', max_bytes=60, temperature=t, seed=1, speculative=s).bytes.hex()
+                 for t in (0, .8) for s in (False, True)]
         print(json.dumps([name, weights, texts, bits_per_byte(model, held, 2000).bpb]), flush=True)
 
 def once():
@@ -71,14 +75,16 @@ def once():
 def start(checkout, what):
     "This script in a process whose package is that of `checkout`."
     env = os.environ | dict(PYTHONPATH=str(Path(checkout).resolve()), OMP_NUM_THREADS='1')
-    return subprocess.Popen([sys.executable, __file__, '--do', what], env=env, cwd=checkout, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, __file__, '--do', what], env=env, cwd=checkout, stdout=subprocess.PIPE,
+                            text=True)
 
 def compare(old, new):
     "Both at once, a core each; exit status 1 if anything differs."
     runs = [start(c, 'record') for c in (old, new)]
     before, after = ([json.loads(l) for l in r.communicate()[0].splitlines()] for r in runs)
     if any(r.returncode for r in runs) or len(before) != len(after): sys.exit('a checkout failed')
-    differ = [(a[0], part) for a, b in zip(before, after) for part, x, y in zip(('weights', 'text', 'score'), a[1:], b[1:]) if x != y]
+    differ = [(a[0], part) for a, b in zip(before, after) for part, x,
+              y in zip(('weights', 'text', 'score'), a[1:], b[1:]) if x != y]
     for name, part in differ: print(f'{name}: {part} differ')
     print(f'{len(before)} cases, {len(differ)} differences')
     sys.exit(bool(differ))
@@ -89,7 +95,8 @@ def trees(checkout):
         try: return ast.dump(ast.parse(text))
         except SyntaxError: return text
     found = {}
-    for f in sorted(p for folder in ('nbs', 'tests') for p in Path(checkout, folder).rglob('*') if p.suffix in ('.py', '.ipynb')):
+    for f in sorted(p for folder in ('nbs', 'tests')
+                    for p in Path(checkout, folder).rglob('*') if p.suffix in ('.py', '.ipynb')):
         name, text = str(f.relative_to(checkout)), f.read_text(encoding='utf-8')
         if f.suffix == '.py': found[name] = [tree(text)]
         else: found[name] = [tree(''.join(c['source'])) for c in json.loads(text)['cells'] if c['cell_type'] == 'code']

@@ -9,7 +9,9 @@ ALIVE = set()
 def clean():
     "End what a failed test has left running."
     for pid in list(ALIVE):
-        try: os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0)
+        try:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
         except (ProcessLookupError, ChildProcessError): pass
     ALIVE.clear()
 
@@ -21,19 +23,24 @@ def reap(pid, flags=0):
 
 def start(f, said=None):
     "Run f() in a child; its InputError becomes status 2 and the text of the file `said`. Returns the child's id."
-    sys.stdout.flush(); sys.stderr.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
     pid = os.fork()
-    if pid: ALIVE.add(pid); return pid
+    if pid:
+        ALIVE.add(pid)
+        return pid
     status = 1
     if sys.platform == 'linux': ctypes.CDLL(None).prctl(1, signal.SIGKILL)        # die with the parent
     try:
         torch.set_num_threads(1)
-        f(); status = 0
+        f()
+        status = 0
     except InputError as e:
         status = 2
         if said: Path(said).write_text(str(e))
     except BaseException:
-        import traceback; traceback.print_exc()
+        import traceback
+        traceback.print_exc()
     finally: os._exit(status)
 
 def wait(pid, timeout=60):
@@ -43,7 +50,8 @@ def wait(pid, timeout=60):
         done, status = reap(pid, os.WNOHANG)
         if done: return os.waitstatus_to_exitcode(status)
         time.sleep(.005)
-    os.kill(pid, signal.SIGKILL); reap(pid)
+    os.kill(pid, signal.SIGKILL)
+    reap(pid)
     raise AssertionError(f'the child did not end within {timeout} s')
 
 def run(f, said=None, timeout=60): return wait(start(f, said), timeout)
@@ -53,7 +61,9 @@ def killed(f, when, timeout=60):
     pid, end = start(f), time.monotonic() + timeout
     while time.monotonic() < end:
         done, status = reap(pid, os.WNOHANG)
-        if done: assert os.waitstatus_to_exitcode(status) == 0; return False
+        if done:
+            assert os.waitstatus_to_exitcode(status) == 0
+            return False
         if when(): break
         time.sleep(.001)
     os.kill(pid, signal.SIGKILL)

@@ -9,7 +9,8 @@ NOTEBOOKS = sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
 
 def cells(p): return json.loads(p.read_text(encoding='utf-8'))['cells']
 def module_of(p):
-    m = re.search(r'^#\| *default_exp +(\S+)', '\n'.join(''.join(c['source']) for c in cells(p) if c['cell_type'] == 'code'), re.M)
+    m = re.search(r'^#\| *default_exp +(\S+)',
+                  '\n'.join(''.join(c['source']) for c in cells(p) if c['cell_type'] == 'code'), re.M)
     return m and m[1]
 
 ORDER = {module_of(p): p.name for p in NOTEBOOKS if module_of(p)}
@@ -22,9 +23,12 @@ def test_notebook_and_module_share_a_name(nb):
 @pytest.mark.parametrize('module', ORDER)
 def test_imports_point_to_lower_chapters(module):
     for node in ast.walk(ast.parse((ROOT/'pico'/f'{module}.py').read_text(encoding='utf-8'))):
-        names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        names = [node.module] if isinstance(node,
+                                            ast.ImportFrom) and node.module else [a.name
+                                                                                  for a in node.names] if isinstance(node, ast.Import) else []
         for n in names:
-            if n.startswith('pico.'): assert ORDER[n.split('.')[1]] < ORDER[module], f'{module} imports {n}, a later chapter'
+            if n.startswith('pico.'):
+                assert ORDER[n.split('.')[1]] < ORDER[module], f'{module} imports {n}, a later chapter'
             if isinstance(node, ast.ImportFrom) and n.startswith('pico'): assert '*' not in [a.name for a in node.names]
 
 def test_every_module_has_a_notebook():
@@ -37,14 +41,16 @@ def test_a_stale_or_edited_module_is_noticed(tmp_path):
     shutil.copy(ROOT/'settings.ini', tmp_path)
     (tmp_path/'pico'/'ghost.py').write_text('x = 1\n')
     with open(tmp_path/'pico'/'heads.py', 'a') as f: f.write('# edited\n')
-    assert check_sync.differences(tmp_path) == ['pico/ghost.py has no notebook', 'pico/heads.py differs from its notebook']
+    assert check_sync.differences(tmp_path) == ['pico/ghost.py has no notebook',
+                                                'pico/heads.py differs from its notebook']
 
 def test_notebooks_are_executed_and_small():
     assert check_sync.unexecuted() == []
     for p in NOTEBOOKS: assert p.stat().st_size < 400_000, p.name
 
 def test_version_has_one_source():
-    cfg = configparser.ConfigParser(); cfg.read(ROOT/'settings.ini')
+    cfg = configparser.ConfigParser()
+    cfg.read(ROOT/'settings.ini')
     assert f'__version__ = "{cfg["DEFAULT"]["version"]}"' in (ROOT/'pico'/'__init__.py').read_text()
     assert 'dynamic = ["version"]' in (ROOT/'pyproject.toml').read_text() and 'requirements' not in cfg['DEFAULT']
 

@@ -12,7 +12,8 @@ from pico.model import Pico, read_config
 from pico.train import cut_metrics, read_metrics
 from test_train import everything, go
 
-TINY = ['--preset', 'nano', '--dim', '24', '--latent_num_blocks', '1', '--batch_size', '2', '--context_len', '64', '--validation_bytes', '300', '--validation_interval', '0', '--checkpoint_interval', '2', '--max_steps', '6']
+TINY = ['--preset', 'nano', '--dim', '24', '--latent_num_blocks', '1', '--batch_size', '2', '--context_len', '64',
+        '--validation_bytes', '300', '--validation_interval', '0', '--checkpoint_interval', '2', '--max_steps', '6']
 
 @pytest.fixture(autouse=True)
 def nobody_stays_behind():
@@ -25,7 +26,8 @@ def whole(tmp_path_factory):
     d = tmp_path_factory.mktemp('run')
     (d/'t.txt').write_text('Mia has a red cat. Tom has a blue hat. ' * 200)
     def make():
-        os.chdir(d); pico_train([str(d/'whole'), str(d/'t.txt'), *TINY])
+        os.chdir(d)
+        pico_train([str(d/'whole'), str(d/'t.txt'), *TINY])
     assert processes.run(make) == 0 and all_steps(d/'whole/checkpoints') == [2, 4, 6]
     return d/'whole'
 
@@ -34,7 +36,10 @@ def hurt(whole):
     shutil.rmtree(whole.parent/'hurt', ignore_errors=True)
     return Path(shutil.copytree(whole, whole.parent/'hurt'))
 
-def flip(f): data = bytearray(f.read_bytes()); data[len(data)//2] ^= 4; f.write_bytes(data)
+def flip(f):
+    data = bytearray(f.read_bytes())
+    data[len(data)//2] ^= 4
+    f.write_bytes(data)
 def half(f): os.truncate(f, f.stat().st_size // 2)
 def longer(f): f.write_bytes(f.read_bytes() + b'\0')
 def empty(f): f.write_bytes(b'')
@@ -42,12 +47,15 @@ def empty(f): f.write_bytes(b'')
 @pytest.mark.parametrize('harm', [flip, half, longer, empty, os.remove])
 @pytest.mark.parametrize('name', ['model.safetensors', 'state.safetensors', 'state.json', 'manifest.json'])
 def test_a_damaged_checkpoint_is_named_and_passed_over(hurt, name, harm):
-    harm(hurt/'checkpoints/00000006'/name); said = []
+    harm(hurt/'checkpoints/00000006'/name)
+    said = []
     assert newest(hurt/'checkpoints', said.append).name == '00000004'
     assert len(said) == 1 and 'checkpoint 6 is damaged' in said[0] and name in said[0] and '\n' not in said[0]
 
 def test_a_run_with_damaged_checkpoints_arrives_at_the_same_place(whole, hurt):
-    half(hurt/'checkpoints/00000006/state.safetensors'); shutil.rmtree(hurt/'checkpoints/00000004'); (hurt/'checkpoints/00000004').mkdir()
+    half(hurt/'checkpoints/00000006/state.safetensors')
+    shutil.rmtree(hurt/'checkpoints/00000004')
+    (hurt/'checkpoints/00000004').mkdir()
     def resume(): pico_train([str(hurt)])
     assert processes.run(resume) == 0
     assert everything(hurt) == everything(whole)
@@ -60,26 +68,31 @@ def test_a_checkpoint_under_another_step_is_noticed(hurt):
 
 # any damage at all
 
-values = st.recursive(st.none() | st.booleans() | st.integers(-10**25, 10**25) | st.floats() | st.text(max_size=5), lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=5), v, max_size=3), max_leaves=6)
+values = st.recursive(st.none() | st.booleans() | st.integers(-10**25, 10**25) | st.floats() | st.text(max_size=5),
+                      lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=5), v, max_size=3),
+                      max_leaves=6)
 
 @st.composite
 def damage(draw, data):
     "Another content than `data`: bytes changed, lost or added, a number made huge, nested without end, or something else altogether."
-    kind, at = draw(st.sampled_from(['flip', 'cut', 'insert', 'digit', 'value', 'bytes', 'deep', 'field'])), draw(st.integers(0, max(0, len(data) - 1)))
+    kind, at = draw(st.sampled_from(['flip', 'cut', 'insert', 'digit', 'value', 'bytes', 'deep',
+                                     'field'])), draw(st.integers(0, max(0, len(data) - 1)))
     if kind == 'flip': return data[:at] + bytes([data[at] ^ draw(st.integers(1, 255))]) + data[at+1:]
     if kind == 'cut': return data[:at]
     if kind == 'insert': return data[:at] + draw(st.binary(min_size=1, max_size=20)) + data[at:]
     if kind == 'digit':
         digits = [i for i,b in enumerate(data[:4000]) if chr(b).isdigit()]
         i = draw(st.sampled_from(digits)) if digits else 0
-        return data[:i] + draw(st.sampled_from([b'9' * 7, b'9' * 30, b'9' * 5000, b'-1', b'1e400', b'NaN', b'null'])) + data[i+1:]
+        return data[:i] + draw(st.sampled_from([b'9' * 7, b'9' * 30, b'9' * 5000, b'-1', b'1e400', b'NaN',
+                                                b'null'])) + data[i+1:]
     if kind == 'value': return json.dumps(draw(values)).encode()
     if kind == 'deep': return draw(st.sampled_from([b'[', b'{"a":'])) * draw(st.sampled_from([100, 100_000]))
     if kind == 'field':
         try: d = json.loads(data)
         except ValueError: return b'{}'
         if not isinstance(d, dict) or not d: return b'[]'
-        k = draw(st.sampled_from(sorted(d))); return json.dumps(d | {k: draw(values)}).encode()
+        k = draw(st.sampled_from(sorted(d)))
+        return json.dumps(d | {k: draw(values)}).encode()
     return draw(st.binary(max_size=100))
 
 def read(f):
@@ -104,15 +117,23 @@ def fuzz(whole, name, examples):
     good, original = READERS[name], (whole/name).read_bytes()
     folder = whole.parent/'fuzz'
     most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    @settings(max_examples=examples, deadline=5000, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples, deadline=5000, derandomize=True, database=None,
+              suppress_health_check=list(HealthCheck))
     @given(damage(original))
     def check(data):
-        shutil.rmtree(folder, ignore_errors=True); shutil.copytree(whole, folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(whole, folder)
         (folder/name).write_bytes(data)
-        before = most(); said = read(lambda: good(folder))        # one read: Hypothesis itself keeps the damaged files of all examples in memory
+        before = most()
+        # one read: Hypothesis itself keeps the damaged files of all examples in memory
+        said = read(lambda: good(folder))
         assert most() - before < 300_000, 'a third of a gigabyte for a damaged file'
-        if name == 'train.json' and said != 'refused': assert said == read_json(whole/name, sealed=True)      # the seal lets nothing else through
-        if name == 'config.json' and said != 'refused': assert all(getattr(said, f) == getattr(read_config(whole/name), f) for f in ('dim', 'next_tokens', 'fb_num_blocks', 'latent_num_blocks'))     # the others shape no weight
+        # the seal lets nothing else through
+        if name == 'train.json' and said != 'refused': assert said == read_json(whole/name, sealed=True)
+        if name == 'config.json' and said != 'refused':
+            # the others shape no weight
+            assert all(getattr(said, f) == getattr(read_config(whole/name), f)
+                       for f in ('dim', 'next_tokens', 'fb_num_blocks', 'latent_num_blocks'))
         if name.endswith('manifest.json'): assert said in ('00000006', '00000004')
     check()
 
@@ -123,7 +144,8 @@ def test_damage_of_any_kind_is_one_sentence(whole, name): fuzz(whole, name, 25)
 @pytest.mark.parametrize('name', READERS)
 def test_much_damage_of_any_kind_is_one_sentence(whole, name): fuzz(whole, name, 500)
 
-@pytest.mark.parametrize('name', ['config.json', 'train.json', 'metrics.jsonl', 'checkpoints/00000006/state.json', 'checkpoints/00000006/model.safetensors', 'model.safetensors'])
+@pytest.mark.parametrize('name', ['config.json', 'train.json', 'metrics.jsonl', 'checkpoints/00000006/state.json',
+                                  'checkpoints/00000006/model.safetensors', 'model.safetensors'])
 def test_the_command_meets_damage(whole, name):
     "It refuses with one sentence, or goes on and ends with the weights that the run has anyway."
     original, weights = (whole/name).read_bytes(), (whole/'model.safetensors').read_bytes()
@@ -131,20 +153,27 @@ def test_the_command_meets_damage(whole, name):
     @settings(max_examples=4, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(damage(original))
     def check(data):
-        shutil.rmtree(folder, ignore_errors=True); shutil.copytree(whole, folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(whole, folder)
         (folder/name).write_bytes(data)
         before = (folder/'train.json').read_bytes()
         if read(lambda: pico_train([str(folder)])) == 'refused': assert (folder/'train.json').read_bytes() == before
-        else: assert (folder/'model.safetensors').read_bytes() == weights and all(verify(folder/f'checkpoints/{s:08d}') is None for s in all_steps(folder/'checkpoints'))
+        else:
+            assert (folder/'model.safetensors').read_bytes() == weights and all(
+                verify(folder/f'checkpoints/{s:08d}') is None for s in all_steps(folder/'checkpoints'))
     check()
 
 def test_a_header_that_promises_the_moon(hurt):
     "Safetensors begin with the length of their header, which may lie, as may the shapes in it."
-    f = hurt/'model.safetensors'; data = f.read_bytes(); n = int.from_bytes(data[:8], 'little')
-    header = json.loads(data[8:8+n]); k = next(k for k in header if k != '__metadata__')
+    f = hurt/'model.safetensors'
+    data = f.read_bytes()
+    n = int.from_bytes(data[:8], 'little')
+    header = json.loads(data[8:8+n])
+    k = next(k for k in header if k != '__metadata__')
     lies = [(2**63 - 1).to_bytes(8, 'little') + data[8:], (10**9).to_bytes(8, 'little') + data[8:]]
     for change in (dict(shape=[2**40, 2**20]), dict(data_offsets=[0, 2**50]), dict(dtype='F1024'), dict(shape=[-1])):
-        h = json.dumps(header | {k: header[k] | change}).encode(); lies.append(len(h).to_bytes(8, 'little') + h + data[8+n:])
+        h = json.dumps(header | {k: header[k] | change}).encode()
+        lies.append(len(h).to_bytes(8, 'little') + h + data[8+n:])
     for lie in lies:
         f.write_bytes(lie)
         with pytest.raises(InputError, match='damaged'): Pico.from_pretrained(hurt)
@@ -152,7 +181,8 @@ def test_a_header_that_promises_the_moon(hurt):
 @pytest.mark.parametrize('field', ['dim', 'latent_num_blocks', 'fb_num_blocks', 'next_tokens'])
 def test_a_shape_that_the_weights_cannot_have_costs_no_memory(hurt, field):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    d = json.loads((hurt/'config.json').read_text()); (hurt/'config.json').write_text(json.dumps(d | {field: 2_000_000_000}))
+    d = json.loads((hurt/'config.json').read_text())
+    (hurt/'config.json').write_text(json.dumps(d | {field: 2_000_000_000}))
     with pytest.raises(InputError, match='shape'): Pico.from_pretrained(hurt)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
@@ -163,22 +193,30 @@ def test_a_full_disk_stops_the_run_and_leaves_the_old_checkpoint(tmp_path):
     how = dict(validation=None, checkpoint_interval=2)
     assert processes.run(lambda: go(tmp_path/'a', max_steps=4, **how)) == 0
     assert processes.run(lambda: go(tmp_path/'b', max_steps=10, **how)) == 0
-    def full(): resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); go(tmp_path/'a', max_steps=10, **how)
+    def full():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        go(tmp_path/'a', max_steps=10, **how)
     assert processes.run(full, tmp_path/'said') == 2
     said = (tmp_path/'said').read_text()
     assert 'could not be written' in said and 'free some space' in said and '\n' not in said
     assert all_steps(tmp_path/'a/checkpoints')[-1] == 4 and newest(tmp_path/'a/checkpoints').name == '00000004'
-    assert not list((tmp_path/'a').rglob('*.tmp')); Pico.from_pretrained(tmp_path/'a')
+    assert not list((tmp_path/'a').rglob('*.tmp'))
+    Pico.from_pretrained(tmp_path/'a')
     assert processes.run(lambda: go(tmp_path/'a', max_steps=10, **how)) == 0
     assert read_metrics(tmp_path/'a')[-1]['step'] == 10 and newest(tmp_path/'a/checkpoints').name == '00000010'
 
 def test_metrics_on_a_full_disk(tmp_path):
     def full():
         real = pico.train.added
-        def added(*a): resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500)); return real(*a)
-        pico.train.added = added; go(tmp_path/'a', max_steps=20, validation=None, checkpoint_interval=100)
-    assert processes.run(full, tmp_path/'said') == 2 and 'metrics.jsonl could not be written' in (tmp_path/'said').read_text()
-    assert processes.run(lambda: go(tmp_path/'a', max_steps=20, validation=None)) == 0 and len(read_metrics(tmp_path/'a')) == 20
+        def added(*a):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+            return real(*a)
+        pico.train.added = added
+        go(tmp_path/'a', max_steps=20, validation=None, checkpoint_interval=100)
+    assert processes.run(full, tmp_path/'said') == 2 and 'metrics.jsonl could not be written' in (tmp_path
+                                                                                                  /'said').read_text()
+    assert processes.run(lambda: go(tmp_path/'a', max_steps=20,
+                                    validation=None)) == 0 and len(read_metrics(tmp_path/'a')) == 20
 
 # what a file system cannot do, and what it will not let us do
 
@@ -214,7 +252,9 @@ def test_a_run_on_a_file_system_without_locks_trains(tmp_path, monkeypatch):
 
 def test_the_lock_ends_with_the_process_however_it_ends(tmp_path):
     def hold():
-        with only_writer(tmp_path): (tmp_path/'held').touch(); time.sleep(60)
+        with only_writer(tmp_path):
+            (tmp_path/'held').touch()
+            time.sleep(60)
     child = processes.start(hold)
     processes.until((tmp_path/'held').exists)
     with pytest.raises(InputError, match='another process'), only_writer(tmp_path): pass

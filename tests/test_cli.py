@@ -7,7 +7,8 @@ from pico.model import Pico, PicoConfig
 from pico.router import ROUTERS
 from pico.train import TrainConfig
 
-TINY = ['--preset', 'nano', '--dim', '24', '--latent_num_blocks', '1', '--batch_size', '2', '--context_len', '64', '--validation_bytes', '300']
+TINY = ['--preset', 'nano', '--dim', '24', '--latent_num_blocks', '1', '--batch_size', '2', '--context_len', '64',
+        '--validation_bytes', '300']
 
 def call(f, *args):
     try: f([str(a) for a in args])
@@ -17,7 +18,8 @@ def call(f, *args):
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
     d = tmp_path_factory.mktemp('run')/'r'
-    text = d.parent/'t.txt'; text.write_text('Mia has a red cat. Tom has a blue hat. ' * 200)
+    text = d.parent/'t.txt'
+    text.write_text('Mia has a red cat. Tom has a blue hat. ' * 200)
     assert call(train_command, d, text, *TINY, '--max_steps', 4) == 0
     return d
 
@@ -30,38 +32,48 @@ def refused(capsys, f, *args, words=''):
     assert err.count('\n') == 1 and words in err and 'Traceback' not in err, err
 
 def test_run_directory(run):
-    assert {'config.json', 'model.safetensors', 'train.json', 'metrics.jsonl', 'checkpoints', 'loss.png'} <= {p.name for p in run.iterdir()}
+    assert {'config.json', 'model.safetensors', 'train.json', 'metrics.jsonl', 'checkpoints',
+            'loss.png'} <= {p.name for p in run.iterdir()}
     assert [json.loads(l)['step'] for l in (run/'metrics.jsonl').read_text().splitlines()] == [1, 2, 3, 4]
 
-@pytest.mark.parametrize('args, words', [(['nothing.txt'], 'nothing.txt'), (['stories', '--preset', 'huge'], 'nano, xs, 10m, original'), (['stories', '--wings', '2'], 'wings'),
-    (['stories', '--att_q_heads', '4', '--att_kv_heads', '3'], 'att_kv_heads=3'), (['stories', '--learning_rate', 'fast'], 'fast'), (['stories', '--optimizer', 'magic'], 'magic'),
+@pytest.mark.parametrize('args, words', [(['nothing.txt'], 'nothing.txt'),
+                                         (['stories', '--preset', 'huge'], 'nano, xs, 10m, original'),
+                                         (['stories', '--wings', '2'], 'wings'),
+    (['stories', '--att_q_heads', '4', '--att_kv_heads', '3'], 'att_kv_heads=3'),
+    (['stories', '--learning_rate', 'fast'], 'fast'), (['stories', '--optimizer', 'magic'], 'magic'),
     (['stories', '--batch_size', '0'], 'batch_size=0'), (['stories', '--device', 'abacus'], 'abacus')])
 def test_bad_arguments(tmp_path, capsys, args, words):
     refused(capsys, train_command, tmp_path/'new', *args, words=words)
     assert not (tmp_path/'new').exists()
 
 def test_empty_short_and_columnless_data(tmp_path, capsys):
-    (tmp_path/'empty.txt').write_text(''); (tmp_path/'short.txt').write_text('hello'); (tmp_path/'rows.jsonl').write_text('{"body": "a"}\n{"body": "b"}\n')
+    (tmp_path/'empty.txt').write_text('')
+    (tmp_path/'short.txt').write_text('hello')
+    (tmp_path/'rows.jsonl').write_text('{"body": "a"}\n{"body": "b"}\n')
     for name, words in (('empty.txt', 'empty'), ('short.txt', 'context'), ('rows.jsonl', 'body')):
         refused(capsys, train_command, tmp_path/'new', tmp_path/name, *TINY, words=words)
     assert not (tmp_path/'new').exists()
 
 def test_unknown_hub_id_without_network(tmp_path):
     env = os.environ | {'HF_HUB_OFFLINE': '1', 'HF_DATASETS_OFFLINE': '1'}
-    r = subprocess.run([sys.executable, '-m', 'pico.cli', 'train', tmp_path/'new', 'somebody/nothing'], env=env, capture_output=True, text=True, timeout=120)
+    r = subprocess.run([sys.executable, '-m', 'pico.cli', 'train', tmp_path/'new', 'somebody/nothing'], env=env,
+                       capture_output=True, text=True, timeout=120)
     assert r.returncode == 2 and r.stderr.strip().count('\n') == 0 and 'somebody/nothing' in r.stderr, r.stderr
 
 def test_out_that_holds_something_else(tmp_path, capsys):
-    (tmp_path/'diary.txt').write_text('dear diary'); before = tree(tmp_path)
+    (tmp_path/'diary.txt').write_text('dear diary')
+    before = tree(tmp_path)
     refused(capsys, train_command, tmp_path, 'stories', *TINY, words='something else')
     assert tree(tmp_path) == before
 
 def test_a_broken_config_loses_nothing(run, capsys):
     good = (run/'config.json').read_bytes()
     try:
-        (run/'config.json').write_text('{"dim": '); before = tree(run)
+        (run/'config.json').write_text('{"dim": ')
+        before = tree(run)
         refused(capsys, train_command, run, words='config.json')
-        refused(capsys, generate_command, run, words='config.json'); refused(capsys, eval_command, run, words='config.json')
+        refused(capsys, generate_command, run, words='config.json')
+        refused(capsys, eval_command, run, words='config.json')
         assert tree(run) == before
     finally: (run/'config.json').write_bytes(good)
 
@@ -82,7 +94,8 @@ def test_resuming_with_more_steps_equals_one_go(run, tmp_path):
 def test_generate_and_eval(run, capsys, tmp_path):
     assert call(generate_command, run, '--prompt', 'Mia', '--max_bytes', 12, '--mark', '') == 0
     assert capsys.readouterr().out.startswith('Mia')
-    assert call(generate_command, run, '--prompt', 'Mia', '--max_bytes', 12, '--html', tmp_path/'a.html') == 0 and '<' in (tmp_path/'a.html').read_text()
+    assert call(generate_command, run, '--prompt', 'Mia', '--max_bytes', 12, '--html',
+                tmp_path/'a.html') == 0 and '<' in (tmp_path/'a.html').read_text()
     capsys.readouterr()
     assert call(eval_command, run) == 0 and 'bits per byte' in capsys.readouterr().out
     refused(capsys, generate_command, run, '--temperature', '-1', words='temperature')
@@ -99,18 +112,24 @@ def test_heads_are_chained_unless_others_are_asked_for(run, tmp_path, capsys):
     text = run.parent/'t.txt'
     assert call(train_command, tmp_path/'old', text, *TINY, '--max_steps', 1, '--heads', 'linear') == 0
     assert (config(tmp_path/'old')['heads'], config(tmp_path/'old')['heads_every']) == ('linear', 1)
-    for d in (run, tmp_path/'old'): assert call(train_command, d, '--preset', 'nano', '--dim', 24, '--latent_num_blocks', 1) == 0      # goes on, whatever its heads
+    for d in (run, tmp_path/'old'):
+        # goes on, whatever its heads
+        assert call(train_command, d, '--preset', 'nano', '--dim', 24, '--latent_num_blocks', 1) == 0
     refused(capsys, train_command, run, '--heads', 'linear', words='contradicts')
 
 def test_the_router_is_the_one_that_measured_best_unless_another_is_asked_for():
     asked = lambda **kw: (c := PicoConfig.preset('nano', **kw)) and (c.router, c.latent_carry)
-    assert asked() == ('space', 'yes') and asked(router='tuned') == ('tuned', 'yes') and all(asked(router=r) == (r, 'yes') for r in ('whitespace', 'words')) and asked(latent_carry='no') == ('space', 'no')
+    assert asked() == ('space', 'yes') and asked(router='tuned') == ('tuned',
+                                                                     'yes') and all(asked(router=r) == (r, 'yes')
+                                                                                    for r in ('whitespace', 'words')) and asked(latent_carry='no') == ('space', 'no')
     assert asked(router='topk') == ('topk', 'no') and asked(router='topk', latent_carry='yes') == ('topk', 'yes')
 
 def script(name): return Path(sys.executable).parent/name
 
-@pytest.mark.parametrize('start', [[script('pico-train')], [script('pico-eval')], [script('pico-generate')], [sys.executable, '-m', 'pico'],
-                                   [sys.executable, '-m', 'pico.cli'], [sys.executable, '-m', 'pico', 'train']], ids=lambda a: ' '.join(map(str, a[-2:])).split('/')[-1])
+@pytest.mark.parametrize('start', [[script('pico-train')], [script('pico-eval')], [script('pico-generate')],
+                                   [sys.executable, '-m', 'pico'],
+                                   [sys.executable, '-m', 'pico.cli'], [sys.executable, '-m', 'pico', 'train']],
+                                   ids=lambda a: ' '.join(map(str, a[-2:])).split('/')[-1])
 def test_version_and_help(start):
     import pico
     run = lambda flag: subprocess.run([*start, flag], capture_output=True, text=True, timeout=120)
@@ -127,9 +146,11 @@ def test_help_names_every_field_with_its_default_and_choices(capsys):
     for group in ('data:', 'model:', 'training:', 'running:'): assert group in text
     assert '{' + ','.join(ROUTERS) + '}' in text and '(default: 6144; nano: 512)' in text and '(default: soap)' in text
 
-@pytest.mark.parametrize('device', ['xpu', 'meta', 'gpu', 'cuda:99'] + ['mps'] * (not torch.backends.mps.is_available()))
+@pytest.mark.parametrize('device', ['xpu', 'meta', 'gpu', 'cuda:99'] + ['mps']
+                         * (not torch.backends.mps.is_available()))
 def test_a_device_that_is_not_there_is_named(run, tmp_path, capsys, device):
-    for f, args in ((train_command, [tmp_path/'new', 'stories', *TINY]), (eval_command, [run]), (generate_command, [run])):
+    for f, args in ((train_command, [tmp_path/'new', 'stories', *TINY]), (eval_command, [run]),
+                    (generate_command, [run])):
         refused(capsys, f, *args, '--device', device, words=f'device={device!r}')
     assert not (tmp_path/'new').exists()
 
@@ -150,7 +171,8 @@ def test_own_text_takes_the_small_preset_and_says_what_will_happen(tmp_path, cap
 
 def test_a_long_run_is_told_beforehand(tmp_path, capsys):
     (tmp_path/'t.txt').write_text('The quick brown fox jumps over it. ' * 4000)
-    out = subprocess.Popen([script('pico-train'), tmp_path/'r', tmp_path/'t.txt', '--max_steps', '10000000'], stderr=subprocess.PIPE, text=True)
+    out = subprocess.Popen([script('pico-train'), tmp_path/'r', tmp_path/'t.txt', '--max_steps', '10000000'],
+                           stderr=subprocess.PIPE, text=True)
     try: lines = [out.stderr.readline() for _ in range(5)]
     finally: out.kill()
     assert '--preset nano --max_minutes 10' in lines[3] and 'step 1,' in lines[4], lines
@@ -162,7 +184,8 @@ def test_a_small_step_leaves_no_trace():
     before = {k: v.clone() for k, v in model.state_dict().items()}
     seconds, kept = small_step(model, torch.arange(64)[None] % 128)
     assert seconds > 0 and kept > 64 * 24 * 4
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()) and all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()) and all(p.grad is None
+                                                                                         for p in model.parameters())
     assert all(not t.any() for t in model.latent.router.counted())
 
 def test_the_library_takes_what_the_command_takes(tmp_path):
@@ -173,7 +196,8 @@ def test_the_library_takes_what_the_command_takes(tmp_path):
     small = dict(validation_bytes=300, max_steps=1)
     a = train(tmp_path/'a', tmp_path/'t.txt', settings=TrainConfig.preset('nano', **small), progress=False)
     assert call(train_command, tmp_path/'b', tmp_path/'t.txt', '--max_steps', 1, '--validation_bytes', 300) == 0
-    assert (tmp_path/'a/model.safetensors').read_bytes() == (tmp_path/'b/model.safetensors').read_bytes() and a.config == config
+    assert (tmp_path/'a/model.safetensors').read_bytes() == (tmp_path
+                                                             /'b/model.safetensors').read_bytes() and a.config == config
     train(tmp_path/'a', tmp_path/'t.txt', progress=False)         # a run that is there goes on as it was begun
 
 def test_places_where_no_run_can_be(run, capsys):
@@ -206,7 +230,8 @@ def test_a_full_disk_at_the_picture_spoils_no_run(tmp_path, capsys, monkeypatch)
 
 @pytest.mark.skipif(not Path('/dev/full').exists(), reason='needs a device that is always full')
 def test_output_that_cannot_be_written(run):
-    full = lambda end: subprocess.run(f'"{script("pico-generate")}" "{run}" --max_bytes 30 {end}', shell=True, capture_output=True, text=True, timeout=120)
+    full = lambda end: subprocess.run(f'"{script("pico-generate")}" "{run}" --max_bytes 30 {end}', shell=True,
+                                      capture_output=True, text=True, timeout=120)
     for end, words in (('> /dev/full', 'No space left'), ('>&-', 'is closed')):
         r = full(end)
         assert r.returncode == 2 and words in r.stderr and r.stderr.count('\n') == 1, r.stderr
@@ -215,7 +240,8 @@ def test_output_that_cannot_be_written(run):
 def test_a_terminal_that_cannot_show_everything(run, encoding):
     env = os.environ | {'PYTHONIOENCODING': encoding}
     for prompt in ('h\u00e9llo \u4f60', b'broken \xff'):            # the second arrives as a lone surrogate
-        r = subprocess.run([script('pico-generate'), run, '--max_bytes', '20', '--prompt', prompt], env=env, capture_output=True, timeout=120)
+        r = subprocess.run([script('pico-generate'), run, '--max_bytes', '20', '--prompt', prompt], env=env,
+                           capture_output=True, timeout=120)
         assert r.returncode == 0 and not r.stderr, r.stderr
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs a child with other rights')

@@ -3,12 +3,16 @@ import json, os, subprocess, sys
 import numpy as np, pytest, torch
 from hypothesis import example, given, settings, strategies as st
 import pico.data as data
-from pico.data import (CLOSE, MARKS, OPEN, TEXT, Corpus, InputError, TextDecoder, batch, byte_class, BYTE_CLASSES, chunk_starts, chunks_per_epoch,
+from pico.data import (CLOSE, MARKS, OPEN, TEXT, Corpus, InputError, TextDecoder, batch, byte_class, BYTE_CLASSES,
+                       chunk_starts, chunks_per_epoch,
                        load_corpus, shuffled, to_bytes, to_text)
 
 random_cases = settings(deadline=None, derandomize=True, max_examples=60)
 some_text = st.text(max_size=40).map(lambda t: t.encode('utf-8', 'surrogatepass'))
-broken = st.lists(st.one_of(some_text, st.binary(max_size=6), st.sampled_from([b'\xfe', b'\xff', b'\xf0\x9f\x98', b'\xe2\x82', b'\xc0\x80', b'\xed\xa0\x80', b'</pico:seq>'])), max_size=12).map(b''.join)
+broken = st.lists(st.one_of(some_text, st.binary(max_size=6), st.sampled_from([b'\xfe', b'\xff', b'\xf0\x9f\x98',
+                                                                               b'\xe2\x82', b'\xc0\x80',
+                                                                               b'\xed\xa0\x80', b'</pico:seq>'])),
+                                                                               max_size=12).map(b''.join)
 documents = st.lists(broken, min_size=1, max_size=8)
 
 @pytest.fixture(autouse=True)
@@ -46,7 +50,9 @@ def test_any_str_has_bytes(t):
 def test_decoder_equals_decoding_at_once(b, draw):
     d, out, at = TextDecoder(), '', 0
     while at < len(b):
-        n = draw.draw(st.integers(1, 5)); out += d.feed(b[at:at+n]); at += n
+        n = draw.draw(st.integers(1, 5))
+        out += d.feed(b[at:at+n])
+        at += n
     assert out + d.finish() == b.decode('utf-8', 'replace')
     assert d.feed(b'ok') + d.finish() == 'ok'                              # finished means as new
 
@@ -57,7 +63,8 @@ def test_decoder_byte_by_byte_holds_back_little(b):
     for i in range(len(b)):
         out += d.feed(b[i:i+1])
         whole = b[:i+1].decode('utf-8', 'replace')
-        assert whole.startswith(out) and len(whole) - len(out) <= 3         # at most three bytes of an unfinished character
+        # at most three bytes of an unfinished character
+        assert whole.startswith(out) and len(whole) - len(out) <= 3
 
 def test_a_broken_sequence_swallows_nothing():
     d = TextDecoder()
@@ -102,11 +109,16 @@ def test_marks_are_told_by_position():
 
 def test_fingerprint_tells_corpora_apart():
     a = Corpus.from_bytes([b'ab', b'c'])
-    others = [Corpus.from_bytes(d, m) for d, m in (([b'a', b'bc'], 'bytes'), ([b'ab', b'c'], 'none'), ([b'ab', b'd'], 'bytes'), ([b'abc'], 'bytes'), ([b'ab', b'c', b''], 'bytes'))]
+    others = [Corpus.from_bytes(d, m) for d,
+              m in (([b'a', b'bc'], 'bytes'), ([b'ab', b'c'], 'none'), ([b'ab', b'd'], 'bytes'), ([b'abc'], 'bytes'),
+                    ([b'ab', b'c', b''], 'bytes'))]
     prints = {c.fingerprint for c in others}
-    assert a.fingerprint == Corpus.from_bytes([b'ab', b'c'], name='other').fingerprint not in prints and len(prints) == len(others)
-    big = bytearray(1_000_000); first = Corpus.from_bytes(bytes(big)).fingerprint
-    big[777_777] = 1; assert Corpus.from_bytes(bytes(big)).fingerprint != first
+    assert a.fingerprint == Corpus.from_bytes([b'ab', b'c'],
+                                              name='other').fingerprint not in prints and len(prints) == len(others)
+    big = bytearray(1_000_000)
+    first = Corpus.from_bytes(bytes(big)).fingerprint
+    big[777_777] = 1
+    assert Corpus.from_bytes(bytes(big)).fingerprint != first
 
 def test_bad_corpora():
     with pytest.raises(InputError, match="marks='sgml'"): Corpus.from_bytes(b'a', marks='sgml')
@@ -114,7 +126,8 @@ def test_bad_corpora():
 
 # Batches
 
-shapes = st.tuples(st.integers(1, 20), st.integers(1, 6), st.integers(0, 10**6), st.integers(-5, 2**64 - 1), st.sampled_from(list(MARKS)))
+shapes = st.tuples(st.integers(1, 20), st.integers(1, 6), st.integers(0, 10**6), st.integers(-5, 2**64 - 1),
+                   st.sampled_from(list(MARKS)))
 
 def corpus_for(docs, T, N, marks):
     "A corpus of these documents, made long enough for a batch."
@@ -159,7 +172,10 @@ def test_a_batch_depends_on_its_arguments_alone(docs, shape):
     T, N, step, seed, marks = shape
     docs, c = corpus_for(docs, T, N, marks)
     first = batch(c, step, 4, T, N, seed)
-    c.read(3, 9); batch(c, step+1, 2, T, N, seed+1); torch.manual_seed(step % 97); np.random.seed(1)
+    c.read(3, 9)
+    batch(c, step+1, 2, T, N, seed+1)
+    torch.manual_seed(step % 97)
+    np.random.seed(1)
     for again in (batch(c, step, 4, T, N, seed), batch(Corpus.from_bytes(docs, marks), step, 4, T, N, seed)):
         assert all(torch.equal(a, b) for a, b in zip(first, again))
     first[0].zero_()                                                       # x is the caller's own
@@ -174,7 +190,8 @@ def test_shuffled_is_a_permutation(n, key):
 def test_orders_look_random():
     n = 20_000
     a, b = (shuffled(np.arange(n), n, np.full(n, k, np.uint64)) for k in (1, 2))
-    for u, v in ((np.arange(n), a), (a[1:], a[:-1]), (a, b)): assert abs(np.corrcoef(u, v)[0,1]) < .03       # four standard deviations
+    # four standard deviations
+    for u, v in ((np.arange(n), a), (a[1:], a[:-1]), (a, b)): assert abs(np.corrcoef(u, v)[0,1]) < .03
     assert (a == b).sum() < 10
 
 @pytest.mark.parametrize('size, T, rows', [(1000, 10, 3), (1009, 10, 7), (64, 30, 2), (40, 39, 1), (12_345, 64, 16)])
@@ -184,11 +201,14 @@ def test_an_epoch_visits_every_chunk_once(size, T, rows):
     assert n == size//T
     for epoch in range(6):
         starts = chunk_starts(size, epoch*n + np.arange(n), T, seed=3)
-        offset = int(starts.min()); offsets.add(offset); orders.add(tuple(starts - offset))
+        offset = int(starts.min())
+        offsets.add(offset)
+        orders.add(tuple(starts - offset))
         assert sorted(starts.tolist()) == [offset + i*T for i in range(n)] and 0 <= offset <= size % T
     if size % T > 8: assert len(offsets) > 1
     if n > 8: assert len(orders) == 6
-    seen = [r.tobytes() for step in range(-(-n//rows)) for r in batch(c, step, rows, T, 1, seed=3)[0].numpy().astype(np.uint8)][:n]
+    seen = [r.tobytes() for step in range(-(-n//rows))
+            for r in batch(c, step, rows, T, 1, seed=3)[0].numpy().astype(np.uint8)][:n]
     first = chunk_starts(size, np.arange(n), T, seed=3).min()
     whole = c.read(0, size)[0].tobytes()
     assert sorted(seen) == sorted(whole[first+i*T:first+(i+1)*T] for i in range(n))
@@ -202,18 +222,22 @@ def test_targets_past_the_end_and_at_marks():
     x, y = batch(c, 0, 1, 6, 3)
     start = int(chunk_starts(9, np.arange(1), 6)[0])
     assert torch.equal(y[0], naive_targets(*stream([b'abc', b'de'], 'bytes'), start, 6, 3))
-    x, y = batch(Corpus.from_bytes(b'abcdefgh', marks='none'), 0, 1, 4, 4)   # two chunks, no spare: the later one ends at the end
+    # two chunks, no spare: the later one ends at the end
+    x, y = batch(Corpus.from_bytes(b'abcdefgh', marks='none'), 0, 1, 4, 4)
     start = int(chunk_starts(8, np.arange(1), 4)[0])
     late = y if start == 4 else batch(Corpus.from_bytes(b'abcdefgh', marks='none'), 1, 1, 4, 4)[1]
     assert late[0].tolist() == [[102, 103, 104, -100], [103, 104, -100, -100], [104, -100, -100, -100], [-100]*4]
 
 def test_wrong_arguments():
     c = Corpus.from_bytes(b'hello there', name='greeting')
-    with pytest.raises(InputError, match='greeting has 13 bytes .* 10 \\+ 4: .* smaller context_len'): batch(c, 0, 1, 10, 4)
+    with pytest.raises(InputError, match='greeting has 13 bytes .* 10 \\+ 4: .* smaller context_len'):
+        batch(c, 0, 1, 10, 4)
     batch(c, 0, 1, 10, 3)
     with pytest.raises(ValueError, match='batch_size=3 is no multiple of the 2'): batch(c, 0, 3, 4, 1, world_size=2)
-    for bad in (dict(step=-1), dict(rank=1), dict(batch_size=0), dict(context_len=0), dict(next_tokens=0), dict(world_size=0)):
-        with pytest.raises(ValueError): batch(**{**dict(corpus=c, step=0, batch_size=1, context_len=4, next_tokens=1), **bad})
+    for bad in (dict(step=-1), dict(rank=1), dict(batch_size=0), dict(context_len=0), dict(next_tokens=0),
+                dict(world_size=0)):
+        with pytest.raises(ValueError):
+            batch(**{**dict(corpus=c, step=0, batch_size=1, context_len=4, next_tokens=1), **bad})
 
 # Sources
 
@@ -225,37 +249,61 @@ def write(kind, d):
     import datasets
     rows = datasets.Dataset.from_dict(dict(id=range(50), text=TEXTS))
     f = d/f'rows.{kind}'
-    if kind == 'jsonl': f.write_text('\n'.join(json.dumps(dict(id=i, text=t)) for i, t in enumerate(TEXTS)), encoding='utf-8')
-    elif kind == 'jsonl.gz': import gzip; f.write_bytes(gzip.compress('\n'.join(json.dumps(dict(text=t)) for t in TEXTS).encode()))
+    if kind == 'jsonl':
+        f.write_text('\n'.join(json.dumps(dict(id=i, text=t)) for i, t in enumerate(TEXTS)), encoding='utf-8')
+    elif kind == 'jsonl.gz':
+        import gzip
+        f.write_bytes(gzip.compress('\n'.join(json.dumps(dict(text=t)) for t in TEXTS).encode()))
     elif kind == 'json': f.write_text(json.dumps([dict(text=t) for t in TEXTS]), encoding='utf-8')
     elif kind == 'csv': rows.to_csv(f, index=False)
-    elif kind == 'tsv': f.write_text('id\ttext\n' + ''.join(f'{i}\t{t}\n' for i, t in enumerate(TEXTS)), encoding='utf-8')
+    elif kind == 'tsv':
+        f.write_text('id\ttext\n' + ''.join(f'{i}\t{t}\n' for i, t in enumerate(TEXTS)), encoding='utf-8')
     elif kind == 'parquet': rows.to_parquet(f)
     elif kind == 'saved': rows.save_to_disk(f)
     elif kind == 'saved in parts': rows.save_to_disk(f, num_shards=3)
-    elif kind == 'saved in another order': rows.select(range(49, -1, -1)).select(range(49, -1, -1)).filter(lambda r: True).save_to_disk(f)
+    elif kind == 'saved in another order':
+        rows.select(range(49, -1, -1)).select(range(49, -1, -1)).filter(lambda r: True).save_to_disk(f)
     elif kind == 'saved with one split': datasets.DatasetDict(train=rows).save_to_disk(f)
     elif kind == 'folder of jsonl':
-        f.mkdir(); (f/'README.md').write_text('about it')
-        for i in range(2): (f/f'part-{i}.jsonl').write_text('\n'.join(json.dumps(dict(text=t)) for t in TEXTS[25*i:25*i+25]), encoding='utf-8')
+        f.mkdir()
+        (f/'README.md').write_text('about it')
+        for i in range(2):
+            (f/f'part-{i}.jsonl').write_text('\n'.join(json.dumps(dict(text=t)) for t in TEXTS[25*i:25*i+25]),
+                                             encoding='utf-8')
     elif kind == 'folder of text':
-        (f/'below').mkdir(parents=True); (f/'.git').mkdir(); (f/'.git'/'x.txt').write_text('hidden'); (f/'image.png').write_bytes(b'\x89PNG\0\0'); (f/'empty.txt').touch()
-        for i, t in enumerate(TEXTS): (f/('below' if i >= 25 else '.')/f'{"b" if i < 25 else "c"}{i:02d}.txt').write_bytes(t.encode())
+        (f/'below').mkdir(parents=True)
+        (f/'.git').mkdir()
+        (f/'.git'/'x.txt').write_text('hidden')
+        (f/'image.png').write_bytes(b'\x89PNG\0\0')
+        (f/'empty.txt').touch()
+        for i, t in enumerate(TEXTS):
+            (f/('below' if i >= 25 else '.')/f'{"b" if i < 25 else "c"}{i:02d}.txt').write_bytes(t.encode())
     return f
 
-@pytest.mark.parametrize('kind', ['jsonl', 'jsonl.gz', 'json', 'csv', 'tsv', 'parquet', 'saved', 'saved in parts', 'saved in another order', 'saved with one split', 'folder of jsonl', 'folder of text'])
+@pytest.mark.parametrize('kind', ['jsonl', 'jsonl.gz', 'json', 'csv', 'tsv', 'parquet', 'saved', 'saved in parts',
+                                  'saved in another order', 'saved with one split', 'folder of jsonl',
+                                  'folder of text'])
 def test_rows_are_documents(kind, tmp_path, capfd):
-    f = write(kind, tmp_path); capfd.readouterr()
+    f = write(kind, tmp_path)
+    capfd.readouterr()
     train, validation, both = (load_corpus(f, split=s) for s in ('train', 'validation', 'all'))
     want = ALL
-    if kind == 'folder of text': want = sorted(ALL[:25]) + sorted(ALL[25:]); assert sorted(both.documents()) == sorted(ALL); want = list(both.documents())
+    if kind == 'folder of text':
+        want = sorted(ALL[:25]) + sorted(ALL[25:])
+        assert sorted(both.documents()) == sorted(ALL)
+        want = list(both.documents())
     assert list(both.documents()) == want == list(train.documents()) + list(validation.documents())
     total = sum(map(len, ALL))
-    assert train.text_bytes <= total*9//10 < train.text_bytes + len(next(validation.documents()))       # cut before the row that passes 90%
-    v, k = train.read(0, train.size); assert (v.tobytes(), k.tolist()) == (stream(want, 'bytes')[0][:train.size], stream(want, 'bytes')[1][:train.size].tolist())
+    # cut before the row that passes 90%
+    assert train.text_bytes <= total*9//10 < train.text_bytes + len(next(validation.documents()))
+    v, k = train.read(0, train.size)
+    assert (v.tobytes(), k.tolist()) == (stream(want, 'bytes')[0][:train.size],
+                                         stream(want, 'bytes')[1][:train.size].tolist())
     assert train.fingerprint == load_corpus(f).fingerprint != validation.fingerprint
-    small = load_corpus(f, limit=100); assert list(small.documents()) == want[:small.num_documents] and 100 - len(want[small.num_documents]) < small.text_bytes <= 100
-    out, err = capfd.readouterr(); assert out + err == ''                   # no progress bars
+    small = load_corpus(f, limit=100)
+    assert list(small.documents()) == want[:small.num_documents] and 100 - len(want[small.num_documents]) < small.text_bytes <= 100
+    out, err = capfd.readouterr()
+    assert out + err == ''                   # no progress bars
 
 def test_rows_keep_their_order_when_saved_shuffled(tmp_path):
     import datasets
@@ -274,15 +322,19 @@ def test_columns_of_text_and_bytes_with_empty_rows(kind):
     nothing = datasets.Dataset.from_dict(dict(text=[None, None]), features=datasets.Features(text=datasets.Value(kind)))
     assert data.column_pieces(nothing, 'text', 'rows') == []
 
-@pytest.mark.parametrize('names', [('train', 'validation', 'test'), ('train', 'valid'), ('train', 'dev'), ('train', 'test')])
+@pytest.mark.parametrize('names', [('train', 'validation', 'test'), ('train', 'valid'), ('train', 'dev'),
+                                   ('train', 'test')])
 @pytest.mark.parametrize('kind', ['saved', 'files'])
 def test_a_data_sets_own_splits(names, kind, tmp_path):
     import datasets
     parts = {n: TEXTS[10*i:10*i+10] for i, n in enumerate(names)}
-    if kind == 'saved': datasets.DatasetDict({n: datasets.Dataset.from_dict(dict(text=t)) for n, t in parts.items()}).save_to_disk(tmp_path/'d')
+    if kind == 'saved':
+        datasets.DatasetDict({n: datasets.Dataset.from_dict(dict(text=t)) for n,
+                              t in parts.items()}).save_to_disk(tmp_path/'d')
     else:
         (tmp_path/'d').mkdir()
-        for n, t in parts.items(): (tmp_path/'d'/f'{n}.jsonl').write_text('\n'.join(json.dumps(dict(text=x)) for x in t))
+        for n, t in parts.items():
+            (tmp_path/'d'/f'{n}.jsonl').write_text('\n'.join(json.dumps(dict(text=x)) for x in t))
     got = lambda s: [d.decode() for d in load_corpus(tmp_path/'d', split=s).documents()]
     assert got('train') == TEXTS[:10] and got('validation') == TEXTS[10:20] and sorted(got('all')) == sorted(TEXTS[:10*len(names)])
     if 'test' in names: assert got('test') == parts['test']
@@ -292,26 +344,33 @@ def test_a_data_sets_own_splits(names, kind, tmp_path):
 @random_cases
 @given(st.text(min_size=1, max_size=60).map(lambda t: t.encode('utf-8', 'surrogatepass')), st.integers(1, 80))
 def test_cutting_a_text_file(tmp_path_factory, text, limit):
-    f = tmp_path_factory.mktemp('cut')/'a.txt'; f.write_bytes(text)
+    f = tmp_path_factory.mktemp('cut')/'a.txt'
+    f.write_bytes(text)
     got = {}
     for s in ('train', 'validation', 'all'):
         try: got[s] = b''.join(load_corpus(f, split=s).documents())
-        except InputError: got[s] = b''; assert s != 'all' and len(text) < 40
+        except InputError:
+            got[s] = b''
+            assert s != 'all' and len(text) < 40
     assert got['train'] + got['validation'] == got['all'] == text
-    at = len(text)*9//10; assert at-3 <= len(got['train']) <= at
+    at = len(text)*9//10
+    assert at-3 <= len(got['train']) <= at
     if b'\xed' not in text: [g.decode() for g in got.values()]             # no character is cut in two
     try: short = b''.join(load_corpus(f, split='all', limit=limit).documents())
     except InputError: assert limit < 4
     else: assert text.startswith(short) and min(limit, len(text)) - 3 <= len(short) <= limit
 
 def test_any_bytes_as_a_file(tmp_path):
-    b = bytes(range(256))*10; (tmp_path/'a.bin').write_bytes(b)
-    c = load_corpus(tmp_path/'a.bin', split='all', marks='tags'); assert list(c.documents()) == [b] and c.size == len(b) + 21
+    b = bytes(range(256))*10
+    (tmp_path/'a.bin').write_bytes(b)
+    c = load_corpus(tmp_path/'a.bin', split='all', marks='tags')
+    assert list(c.documents()) == [b] and c.size == len(b) + 21
 
 def test_stories(tmp_path):
     from pico.stories import story
     c, v = load_corpus('stories', limit=20_000), load_corpus('stories', 'validation', limit=20_000)
-    n = c.num_documents; assert 20_000 - 5000 < c.text_bytes <= 20_000
+    n = c.num_documents
+    assert 20_000 - 5000 < c.text_bytes <= 20_000
     assert list(c.documents()) == [story(i, 0).text.encode() for i in range(n)]
     assert c.floor == pytest.approx(sum(story(i, 0).bits for i in range(n)) / c.text_bytes)
     assert next(v.documents()) == story(0, 1).text.encode() and not set(v.documents()) & set(c.documents())
@@ -320,25 +379,34 @@ def test_stories(tmp_path):
 
 def test_many_stories_are_kept_whole_or_not_at_all(tmp_path, monkeypatch):
     want = load_corpus('stories', limit=1_000_000)
-    c = load_corpus('stories', limit=1_000_001); folder, = (tmp_path/'cache').iterdir()
-    assert list(want.documents()) == list(c.documents()) and c.floor == want.floor and not isinstance(c.pieces[0].data, np.ndarray)
+    c = load_corpus('stories', limit=1_000_001)
+    folder, = (tmp_path/'cache').iterdir()
+    assert list(want.documents()) == list(c.documents()) and c.floor == want.floor and not isinstance(c.pieces[0].data,
+                                                                                                      np.ndarray)
     fresh = lambda: (data.story_piece.cache_clear(), load_corpus('stories', limit=1_000_001))[1]
     with monkeypatch.context() as m:
         m.setattr(data, 'write_stories', lambda *a: pytest.fail('the cache was not used'))
         assert fresh().fingerprint == c.fingerprint
-    (folder/'text').write_bytes(b'half'); assert fresh().fingerprint == c.fingerprint          # a damaged cache is not believed
-    monkeypatch.setenv('PICO_CACHE', str(tmp_path/'other')); full = data.write_stories
-    def killed(out, *a): out.write(b'half'); raise KeyboardInterrupt
+    (folder/'text').write_bytes(b'half')
+    assert fresh().fingerprint == c.fingerprint          # a damaged cache is not believed
+    monkeypatch.setenv('PICO_CACHE', str(tmp_path/'other'))
+    full = data.write_stories
+    def killed(out, *a):
+        out.write(b'half')
+        raise KeyboardInterrupt
     with monkeypatch.context() as m:
         m.setattr(data, 'write_stories', killed)
         with pytest.raises(KeyboardInterrupt): fresh()
     assert list((tmp_path/'other').iterdir()) == []
-    (tmp_path/'file').write_text(''); monkeypatch.setenv('PICO_CACHE', str(tmp_path/'file'/'below')); assert fresh().fingerprint == c.fingerprint   # nowhere to keep them
+    (tmp_path/'file').write_text('')
+    monkeypatch.setenv('PICO_CACHE', str(tmp_path/'file'/'below'))
+    assert fresh().fingerprint == c.fingerprint   # nowhere to keep them
 
 def test_python():
     c = load_corpus('python', split='all')
     assert c.num_documents > 200 and any(b'def argsort' in d or b'class Fraction' in d for d in c.documents())
-    t, v = load_corpus('python'), load_corpus('python', 'validation'); assert t.text_bytes + v.text_bytes == c.text_bytes and .08 < v.text_bytes/c.text_bytes < .2
+    t, v = load_corpus('python'), load_corpus('python', 'validation')
+    assert t.text_bytes + v.text_bytes == c.text_bytes and .08 < v.text_bytes/c.text_bytes < .2
 
 # Mistakes
 
@@ -349,21 +417,49 @@ def fails(source, *parts, **kw):
 
 def test_mistakes_with_files(tmp_path, capfd):
     d = tmp_path
-    (d/'empty.txt').touch(); (d/'empty folder').mkdir(); (d/'binary').mkdir(); (d/'binary'/'x.so').write_bytes(b'\x7fELF\0\0'); (d/'a.txt.gz').write_bytes(b'\x1f\x8b')
-    (d/'broken.jsonl').write_text('{"text": "a"}\n{"te'); (d/'broken.parquet').write_bytes(b'PAR1 and no more'); (d/'empty.jsonl').touch(); (d/'nulls.jsonl').write_text('{"text": null}\n')
-    (d/'rows.csv').write_text('story,id\nabc,2\n'); (d/'one.txt').write_text('a')
-    (d/'damaged').mkdir(); (d/'damaged'/'dataset_info.json').write_text('{'); (d/'damaged'/'state.json').write_text('{')
-    fails(d/'nowhere.txt', 'nowhere.txt does not exist', 'give a file'); fails(d/'nowhere', 'does not exist'); fails('nowhere.jsonl', 'does not exist'); fails('./nowhere', 'does not exist')
-    fails(d/'empty.txt', 'is empty'); fails(d/'empty.jsonl', 'is empty'); fails(d/'empty folder', 'holds no text'); fails(d/'binary', 'holds no text'); fails(d/'a.txt.gz', 'unpack')
-    fails(d/'broken.jsonl', 'broken.jsonl cannot be loaded'); fails(d/'broken.parquet', 'cannot be loaded'); fails(d/'damaged', 'cannot be loaded')
-    fails(d/'rows.csv', "no column 'text'", 'story, id'); fails(d/'nulls.jsonl', 'holds null, not text')
-    fails(d/'one.txt', 'no text for train'); fails(d/'one.txt', "no split 'middle'", 'train, validation, all', split='middle')
-    for source in ('stories', 'python'): fails(source, f"{source} has no split 'test'", 'train, validation', split='test')
-    fails('python', 'limit=0', limit=0); fails('python', "marks='sgml'", 'bytes, tags, none', marks='sgml'); fails('x'*300, 'cannot be read'); fails('a b', 'check the name')
-    out, err = capfd.readouterr(); assert out + err == ''
+    (d/'empty.txt').touch()
+    (d/'empty folder').mkdir()
+    (d/'binary').mkdir()
+    (d/'binary'/'x.so').write_bytes(b'\x7fELF\0\0')
+    (d/'a.txt.gz').write_bytes(b'\x1f\x8b')
+    (d/'broken.jsonl').write_text('{"text": "a"}\n{"te')
+    (d/'broken.parquet').write_bytes(b'PAR1 and no more')
+    (d/'empty.jsonl').touch()
+    (d/'nulls.jsonl').write_text('{"text": null}\n')
+    (d/'rows.csv').write_text('story,id\nabc,2\n')
+    (d/'one.txt').write_text('a')
+    (d/'damaged').mkdir()
+    (d/'damaged'/'dataset_info.json').write_text('{')
+    (d/'damaged'/'state.json').write_text('{')
+    fails(d/'nowhere.txt', 'nowhere.txt does not exist', 'give a file')
+    fails(d/'nowhere', 'does not exist')
+    fails('nowhere.jsonl', 'does not exist')
+    fails('./nowhere', 'does not exist')
+    fails(d/'empty.txt', 'is empty')
+    fails(d/'empty.jsonl', 'is empty')
+    fails(d/'empty folder', 'holds no text')
+    fails(d/'binary', 'holds no text')
+    fails(d/'a.txt.gz', 'unpack')
+    fails(d/'broken.jsonl', 'broken.jsonl cannot be loaded')
+    fails(d/'broken.parquet', 'cannot be loaded')
+    fails(d/'damaged', 'cannot be loaded')
+    fails(d/'rows.csv', "no column 'text'", 'story, id')
+    fails(d/'nulls.jsonl', 'holds null, not text')
+    fails(d/'one.txt', 'no text for train')
+    fails(d/'one.txt', "no split 'middle'", 'train, validation, all', split='middle')
+    for source in ('stories', 'python'):
+        fails(source, f"{source} has no split 'test'", 'train, validation', split='test')
+    fails('python', 'limit=0', limit=0)
+    fails('python', "marks='sgml'", 'bytes, tags, none', marks='sgml')
+    fails('x'*300, 'cannot be read')
+    fails('a b', 'check the name')
+    out, err = capfd.readouterr()
+    assert out + err == ''
 
 def test_a_file_that_shrinks_is_noticed(tmp_path):
-    f = tmp_path/'a.txt'; f.write_bytes(b'x'*100_000); c = load_corpus(f, split='all')
+    f = tmp_path/'a.txt'
+    f.write_bytes(b'x'*100_000)
+    c = load_corpus(f, split='all')
     f.write_bytes(b'y')
     with pytest.raises(InputError, match='must not change'): c.read(0, 10)
 
@@ -384,8 +480,10 @@ print(datasets.config.HF_HUB_OFFLINE)
     env = {k: v for k, v in os.environ.items() if 'OFFLINE' not in k}
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env, timeout=120)
     assert r.stderr == '', r.stderr
-    for n, l in zip(('nobody/nothing-here', 'nothing-here', 'nobody/nothing-here:en', None), r.stdout.splitlines(), strict=True):
-        assert l == (f'{n} is no file or folder here, and the Hugging Face Hub cannot be reached to look for a data set of that name: check the name and the network True' if n else 'False')
+    for n, l in zip(('nobody/nothing-here', 'nothing-here', 'nobody/nothing-here:en', None), r.stdout.splitlines(),
+                    strict=True):
+        assert l == (f'{n} is no file or folder here, and the Hugging Face Hub cannot be reached to look for a data '
+                     f'set of that name: check the name and the network True' if n else 'False')
 
 class Hub:
     "Stands in for the two calls that reach the network."
@@ -394,8 +492,11 @@ class Hub:
         self.asked = []
         def info(api, name, **kw):
             if isinstance(exists, Exception): raise exists
-        def load_dataset(name, config=None, **kw): self.asked.append((name, config, datasets.config.HF_HUB_OFFLINE)); return load()
-        monkeypatch.setattr(huggingface_hub.HfApi, 'dataset_info', info); monkeypatch.setattr(datasets, 'load_dataset', load_dataset)
+        def load_dataset(name, config=None, **kw):
+            self.asked.append((name, config, datasets.config.HF_HUB_OFFLINE))
+            return load()
+        monkeypatch.setattr(huggingface_hub.HfApi, 'dataset_info', info)
+        monkeypatch.setattr(datasets, 'load_dataset', load_dataset)
 
 def test_a_data_set_on_the_hub(monkeypatch):
     import datasets
@@ -403,15 +504,20 @@ def test_a_data_set_on_the_hub(monkeypatch):
     part = lambda a, b: datasets.Dataset.from_dict(dict(text=TEXTS[a:b], title=TEXTS[:b-a]))
     splits = lambda: datasets.DatasetDict(train=part(0, 20), validation=part(20, 30))
     hub = Hub(monkeypatch, True, splits)
-    assert list(load_corpus('owner/stories').documents()) == ALL[:20] and list(load_corpus('owner/stories:en', 'validation', column='title').documents()) == ALL[:10]
+    assert list(load_corpus('owner/stories').documents()) == ALL[:20] and list(
+        load_corpus('owner/stories:en', 'validation', column='title').documents()) == ALL[:10]
     assert hub.asked == [('owner/stories', None, False), ('owner/stories', 'en', False)]
-    fails('owner/stories', "no column 'story'", 'text, title', column='story'); fails('owner/stories', "no split 'test'", 'train, validation', split='test')
+    fails('owner/stories', "no column 'story'", 'text, title', column='story')
+    fails('owner/stories', "no split 'test'", 'train, validation', split='test')
     hub = Hub(monkeypatch, OSError('no network'), splits)                   # but it is in the cache
-    assert load_corpus('owner/stories').num_documents == 20 and hub.asked == [('owner/stories', None, True)] and not datasets.config.HF_HUB_OFFLINE
+    assert load_corpus('owner/stories').num_documents == 20 and hub.asked == [('owner/stories', None,
+                                                                               True)] and not datasets.config.HF_HUB_OFFLINE
     missing = RepositoryNotFoundError.__new__(RepositoryNotFoundError)      # as raised for an answer of 404
-    Hub(monkeypatch, missing, splits); fails('owner/stories', 'no data set on the Hugging Face Hub')
+    Hub(monkeypatch, missing, splits)
+    fails('owner/stories', 'no data set on the Hugging Face Hub')
     def asks(): raise ValueError("Config name is missing.\nPlease pick one among the available configs: ['en', 'de']")
-    Hub(monkeypatch, True, asks); fails('owner/stories', 'owner/stories cannot be loaded (Config name is missing.')
+    Hub(monkeypatch, True, asks)
+    fails('owner/stories', 'owner/stories cannot be loaded (Config name is missing.')
 
 # Larger than memory
 
@@ -435,10 +541,16 @@ print((max(most, resident()) - before) >> 20)
 
 def test_a_file_of_ten_gigabytes(tmp_path):
     "Mapped, not loaded: what the process holds stays flat while it reads all over the file."
-    if not os.path.exists('/proc/self/statm'): pytest.skip('resident memory is read from /proc, which this system lacks')
+    if not os.path.exists('/proc/self/statm'):
+        pytest.skip('resident memory is read from /proc, which this system lacks')
     f = tmp_path/'sparse.txt'
-    with open(f, 'wb') as out: out.truncate(10 * 2**30); out.seek(7 * 2**30); out.write(b'here')
-    if f.stat().st_blocks * 512 > 2**30: f.unlink(); pytest.skip('this file system has no sparse files')
+    with open(f, 'wb') as out:
+        out.truncate(10 * 2**30)
+        out.seek(7 * 2**30)
+        out.write(b'here')
+    if f.stat().st_blocks * 512 > 2**30:
+        f.unlink()
+        pytest.skip('this file system has no sparse files')
     r = subprocess.run([sys.executable, '-c', RSS, str(f)], capture_output=True, text=True, timeout=300)
     f.unlink()
     assert r.returncode == 0, r.stderr[-2000:]
@@ -448,6 +560,8 @@ def test_rows_on_disk_are_not_copied(tmp_path):
     import datasets
     datasets.Dataset.from_dict(dict(text=['x'*1000]*20_000)).save_to_disk(tmp_path/'d')          # 20 MB
     assert load_corpus(tmp_path/'d').text_bytes == 18_000_000
-    import pyarrow; held = pyarrow.total_allocated_bytes()
-    c = load_corpus(tmp_path/'d'); batch(c, 0, 8, 1024, 8)
+    import pyarrow
+    held = pyarrow.total_allocated_bytes()
+    c = load_corpus(tmp_path/'d')
+    batch(c, 0, 8, 1024, 8)
     assert pyarrow.total_allocated_bytes() - held < 1_000_000

@@ -37,7 +37,8 @@ def allowed():
 def both(monkeypatch, model, prompt, **how):
     "What the NumPy decoder writes, and what the model itself does with that one switched off."
     assert pico.generate.quick(model)
-    how = dict(speculative=True) | how                            # 'auto' goes by the clock: its passes are no fixed number
+    # 'auto' goes by the clock: its passes are no fixed number
+    how = dict(speculative=True) | how
     fast = generate(model, prompt, ignore_end=True, **how)
     with monkeypatch.context() as m:
         m.setattr(pico.generate, 'quick', lambda model: False)

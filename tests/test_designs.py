@@ -30,14 +30,18 @@ def test_a_script_builds_what_it_built(name):
         assert {k: built[k] for k in fields} == fields, asked
 
 def calls(tree, name): # of a function or method, wherever it stands
-    return [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, 'attr', getattr(n.func, 'id', '')) == name]
+    return [n for n in ast.walk(tree) if isinstance(n, ast.Call)
+            and getattr(n.func, 'attr', getattr(n.func, 'id', '')) == name]
 
 # 13_bundle takes the design of the day: it makes the model that comes with the package
-@pytest.mark.parametrize('script', sorted(p for p in (ROOT/'nbs').glob('*.py') if p.stem != '13_bundle'), ids=lambda p: p.stem)
+@pytest.mark.parametrize('script', sorted(p for p in (ROOT/'nbs').glob('*.py') if p.stem != '13_bundle'),
+                         ids=lambda p: p.stem)
 def test_scripts_lean_on_no_default(script):
     tree = ast.parse(script.read_text())
-    for call in calls(tree, 'preset'): assert any(k.arg is None for k in call.keywords), f'line {call.lineno}: the design is missing'
-    for call in calls(tree, 'TrainConfig'): assert 'optimizer' in [k.arg for k in call.keywords], f'line {call.lineno}: the optimizer is missing'
+    for call in calls(tree, 'preset'):
+        assert any(k.arg is None for k in call.keywords), f'line {call.lineno}: the design is missing'
+    for call in calls(tree, 'TrainConfig'):
+        assert 'optimizer' in [k.arg for k in call.keywords], f'line {call.lineno}: the optimizer is missing'
 
 def test_a_router_of_a_script_is_a_choice_of_the_configuration():
     assert module('21_designs').config('benefit', .25).router == 'benefit'

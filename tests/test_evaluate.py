@@ -13,7 +13,8 @@ fast = settings(deadline=None, derandomize=True, max_examples=20)
 def make(router='topk', marks='bytes', seed=0, **kw):
     "A small model in float64 whose router is undecided, so that some bytes go deep and others do not."
     torch.manual_seed(seed)
-    m = Pico(PicoConfig.preset('nano', dim=12, latent_num_blocks=1, next_tokens=2, fb_att_window_size=5, latent_att_window_size=4, router=router, marks=marks,
+    m = Pico(PicoConfig.preset('nano', dim=12, latent_num_blocks=1, next_tokens=2, fb_att_window_size=5,
+                               latent_att_window_size=4, router=router, marks=marks,
                                **dict(latent_carry='no', heads='linear', heads_every=1) | kw)).double().eval()
     with torch.no_grad():
         for p in m.parameters(): p.mul_(1.5)
@@ -24,17 +25,20 @@ MODELS = {(r, k): make(r, k) for r in ROUTERS for k in MARKS}
 @torch.no_grad()
 def naive(model, values, kinds, latent=True):
     "Costs by the definition: the model reads everything before the byte, each time anew. Only text counts, and never the first byte of a stream."
-    bits = [-model(torch.tensor([values[:t]]), routing='causal', latent=latent).logits[0,-1,0].log_softmax(-1)[values[t]].item() / math.log(2)
+    bits = [-model(torch.tensor([values[:t]]), routing='causal',
+                   latent=latent).logits[0,-1,0].log_softmax(-1)[values[t]].item() / math.log(2)
             for t in range(1, len(values)) if kinds[t] == 0]
     return sum(bits) / len(bits), len(bits)
 
 def by_hand(docs, marks):
     "Values and kinds of a stream, written out."
     open, close = MARKS[marks]
-    return ([v for d in docs for v in open + d + close], [k for d in docs for k in [1]*len(open) + [0]*len(d) + [2]*len(close)])
+    return ([v for d in docs for v in open + d + close],
+            [k for d in docs for k in [1]*len(open) + [0]*len(d) + [2]*len(close)])
 
 @fast
-@given(st.lists(st.binary(min_size=1, max_size=12), min_size=1, max_size=3), st.sampled_from(sorted(ROUTERS)), st.sampled_from(sorted(MARKS)), st.integers(1, 50), st.booleans())
+@given(st.lists(st.binary(min_size=1, max_size=12), min_size=1, max_size=3), st.sampled_from(sorted(ROUTERS)),
+       st.sampled_from(sorted(MARKS)), st.integers(1, 50), st.booleans())
 def test_equals_the_definition(docs, router, marks, chunk, latent):
     "Any bytes (those of marks included), any router, any marks, any chunk."
     model, corpus = MODELS[router, marks], Corpus.from_bytes(docs, marks)
@@ -44,7 +48,8 @@ def test_equals_the_definition(docs, router, marks, chunk, latent):
     s = bits_per_byte(model, corpus, chunk=chunk, latent=latent)
     assert s.bytes == n and abs(s.bpb - bpb) < 1e-10
     every = surprise(model, corpus, chunk=chunk, latent=latent)
-    assert every.scored.sum() == n and abs(every.bits[every.scored].mean() - bpb) < 1e-10 and every.routed.mean() == s.routed_fraction
+    assert every.scored.sum() == n and abs(every.bits[every.scored].mean()
+                                           - bpb) < 1e-10 and every.routed.mean() == s.routed_fraction
     assert np.isnan(every.bits[0]) and not np.isnan(every.bits[1:]).any()
 
 def test_first_byte_of_raw_bytes_is_scored_and_str_is_utf8():
@@ -55,7 +60,8 @@ def test_first_byte_of_raw_bytes_is_scored_and_str_is_utf8():
 
 def test_a_known_distribution_costs_its_cross_entropy():
     "With the last layer's weights at zero only its bias speaks: every byte has a probability that we chose."
-    m = make(); torch.nn.init.zeros_(m.unembedding.weight)
+    m = make()
+    torch.nn.init.zeros_(m.unembedding.weight)
     p = np.random.default_rng(0).dirichlet(np.ones(256))
     with torch.no_grad(): m.unembedding.bias[:256] = torch.tensor(np.log(p))
     text = bytes(range(256)) + b'\xfe\xff\xff'
@@ -79,13 +85,16 @@ def test_a_damaged_model_is_not_flattered(chunk):
     with torch.no_grad(): m.embedding.weight[ord('z')] = math.nan
     assert math.isnan(bits_per_byte(m, b'good z and good again', chunk=chunk).bpb)
     assert math.isfinite(bits_per_byte(m, b'good and good again', chunk=chunk).bpb)
-    assert math.isnan(router_report(m, b'good z and good again').bpb) and math.isnan(windowed(m, b'good z and good', 5).bpb)
+    assert math.isnan(router_report(m, b'good z and good again').bpb) and math.isnan(windowed(m, b'good z and good',
+                                                                                              5).bpb)
 
 def test_a_large_corpus_is_read_in_pieces():
     corpus, sizes = Corpus.from_bytes([b'some text. '*50]*8), []
-    read = corpus.read; corpus.read = lambda a, b: (sizes.append(b-a), read(a, b))[1]
+    read = corpus.read
+    corpus.read = lambda a, b: (sizes.append(b-a), read(a, b))[1]
     for f in (lambda: bits_per_byte(make(), corpus, chunk=100), lambda: windowed(make(), corpus, 10, max_bytes=3000)):
-        sizes.clear(); f()
+        sizes.clear()
+        f()
         assert len(sizes) > 10 and max(sizes) <= 161
 
 def test_the_model_is_left_as_it_was():
@@ -93,7 +102,8 @@ def test_the_model_is_left_as_it_was():
     for mode in (True, False):
         m.train(mode)
         s = bits_per_byte(m, b'some text')
-        assert m.training is mode and s == bits_per_byte(m.eval(), b'some text') and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        assert m.training is mode and s == bits_per_byte(m.eval(),
+                                                         b'some text') and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     m.train()
     with pytest.raises(InputError): bits_per_byte(m, b'')
     with pytest.raises(IndexError): bits_per_byte(m, _Broken())
@@ -110,11 +120,14 @@ class _Broken(Corpus):
 @pytest.mark.parametrize('router', sorted(ROUTERS))
 def test_the_leak_is_the_difference_of_two_rules(router, T):
     "On the same cold windows; zero for every router that uses one rule, and not for top-k."
-    m, text = MODELS[router, 'bytes'], b'Mia is at a red kite. It is an old one. ' * 4         # words so short that every rule here is above its budget
-    values, kinds = by_hand([text], 'bytes'); n = (len(values)-1)//T
+    # words so short that every rule here is above its budget
+    m, text = MODELS[router, 'bytes'], b'Mia is at a red kite. It is an old one. ' * 4
+    values, kinds = by_hand([text], 'bytes')
+    n = (len(values)-1)//T
     expect = {}
     for rule in ('causal', 'train'):
-        with torch.no_grad(): logp = m(torch.tensor(values[:n*T]).view(n, T), routing=rule).logits[:,:,0].log_softmax(-1).flatten(0, 1)
+        with torch.no_grad():
+            logp = m(torch.tensor(values[:n*T]).view(n, T), routing=rule).logits[:,:,0].log_softmax(-1).flatten(0, 1)
         bits = [-logp[t, values[t+1]].item() / math.log(2) for t in range(n*T) if kinds[t+1] == 0]
         expect[rule] = sum(bits)/len(bits)
         s = windowed(m, text, T, rule)
@@ -125,7 +138,8 @@ def test_the_leak_is_the_difference_of_two_rules(router, T):
 def test_one_window_as_long_as_the_text_is_the_text():
     "A window wider than the stream shrinks to it; its last byte (the closing mark) is no text."
     for text in (b's', b'so', b'some text'):
-        bpb, n = naive(make(), *by_hand([text], 'bytes')); s = windowed(make(), text, 500)
+        bpb, n = naive(make(), *by_hand([text], 'bytes'))
+        s = windowed(make(), text, 500)
         assert s.bytes == n == len(text) and abs(s.bpb - bpb) < 1e-10
 
 @fast
@@ -139,14 +153,16 @@ def test_agreement_by_counting(pairs):
     assert 0 <= by_chance <= 1
 
 def test_f1_of_a_random_router_is_what_random_routers_get():
-    rng = np.random.default_rng(0); starts = rng.random(20_000) < .2
+    rng = np.random.default_rng(0)
+    starts = rng.random(20_000) < .2
     got = [agreement(rng.random(20_000) < .25, starts)[2] for _ in range(20)]
     assert abs(np.mean(got) - agreement(rng.random(20_000) < .25, starts)[3]) < .01
 
 def test_report_recounted():
     "Every figure of the report from a plain loop over the stream."
     m, docs = MODELS['space', 'bytes'], ['Mia has 3 caf\u00e9s, no 4!', 'Zo\u00eb \u20ac.']
-    corpus = Corpus.from_bytes(docs); values, kinds = by_hand([d.encode() for d in docs], 'bytes')
+    corpus = Corpus.from_bytes(docs)
+    values, kinds = by_hand([d.encode() for d in docs], 'bytes')
     with torch.no_grad(): routed = m(torch.tensor([values])).routed[0].tolist()
     word = [k == 0 and (chr(v).isalnum() if v < 128 else True) for v, k in zip(values, kinds)]
     starts = [not a and b for a, b in zip(word, word[1:])] + [False]
@@ -157,26 +173,36 @@ def test_report_recounted():
     assert (r.used, r.precision, r.recall) == (np.mean(routed), hit/sum(routed), hit/sum(starts))
     assert r.budget == m.config.latent_capacity_factor and r.leak == 0
     assert sum(n for _, n in r.rates.values()) == kinds.count(0) and r.rates['digit'][1] == 2 and r.rates['continuation'][1] == 4
-    assert r.bpb == pytest.approx(bits_per_byte(m, corpus).bpb) and r.bpb_off == pytest.approx(bits_per_byte(m, corpus, latent=False).bpb)
-    s = surprise(m, corpus); assert r.entropy == pytest.approx((s.entropy[s.routed].mean(), s.entropy[~s.routed].mean()))
+    assert r.bpb == pytest.approx(bits_per_byte(m,
+                                                corpus).bpb) and r.bpb_off == pytest.approx(
+                                                    bits_per_byte(m, corpus, latent=False).bpb)
+    s = surprise(m, corpus)
+    assert r.entropy == pytest.approx((s.entropy[s.routed].mean(), s.entropy[~s.routed].mean()))
     assert all(k in str(r) and f'| {k} | {v} |' in r._repr_markdown_() for k, v in r.rows())
 
 def test_latent_off_is_a_model_without_latent_blocks():
-    m, off = make('all'), make('none'); off.load_state_dict(m.state_dict())
+    m, off = make('all'), make('none')
+    off.load_state_dict(m.state_dict())
     assert abs(bits_per_byte(m, b'some text', latent=False).bpb - bits_per_byte(off, b'some text').bpb) < 1e-12
-    assert bits_per_byte(m, b'some text', latent=False).routed_fraction == 0 and bits_per_byte(m, b'some text').bpb != bits_per_byte(off, b'some text').bpb
+    assert bits_per_byte(m, b'some text',
+                         latent=False).routed_fraction == 0 and bits_per_byte(m,
+                                                                              b'some text').bpb != bits_per_byte(off, b'some text').bpb
 
 @torch.no_grad()
 def shares(model, text, f, latent):
     "Share of each candidate by whole passes over story, candidate and the byte that ends it."
     opening, data, score = MARKS[model.config.marks][0], text.encode(), []
     for w in [f.answer, *f.rivals]:
-        x = list(opening + data[:f.referred[0]] + w.encode() + data[f.referred[1]:f.referred[1]+1]); a = len(opening) + f.referred[0]
+        x = list(opening + data[:f.referred[0]] + w.encode() + data[f.referred[1]:f.referred[1]+1])
+        a = len(opening) + f.referred[0]
         lp = model(torch.tensor([x]), latent=latent).logits[0, a-1:-1, 0].log_softmax(-1)
         score.append(lp.gather(1, torch.tensor(x[a:])[:,None]).sum().item())
-    p = np.exp(np.array(score) - max(score)); return p / p.sum()
+    p = np.exp(np.array(score) - max(score))
+    return p / p.sum()
 
-@pytest.mark.parametrize('router,marks,latent', [('topk', 'bytes', True), ('topk', 'tags', False), ('space', 'none', True), ('stride', 'bytes', True), ('random', 'tags', True)])
+@pytest.mark.parametrize('router,marks,latent',
+                         [('topk', 'bytes', True), ('topk', 'tags', False), ('space', 'none', True),
+                          ('stride', 'bytes', True), ('random', 'tags', True)])
 def test_recall_by_whole_passes(router, marks, latent):
     "Reading once and rolling back gives what a fresh pass for each candidate gives."
     m, s = MODELS[router, marks], story(0, seed=1)
@@ -185,20 +211,30 @@ def test_recall_by_whole_passes(router, marks, latent):
     p = [shares(m, s.text, f, latent) for f in facts]
     r = recall(m, [Story(s.text, s.bits, facts[::-1])], latent)                 # the order of facts does not matter
     assert r.n == len(facts) and abs(r.probability - np.mean([x[0] for x in p])) < 1e-9
-    assert abs(r.rank - np.mean([1 + (x > x[0]).sum() for x in p])) < 1e-9 and abs(r.accuracy - np.mean([x.argmax() == 0 for x in p])) < 1e-9
+    assert abs(r.rank - np.mean([1 + (x > x[0]).sum()
+                                 for x in p])) < 1e-9 and abs(r.accuracy - np.mean([x.argmax() == 0 for x in p])) < 1e-9
     assert abs(r.chance - np.mean([1/len(x) for x in p])) < 1e-12
 
 def test_recall_gives_nothing_for_a_tie():
     "A model that cannot tell the words apart is at chance, wherever the right one stands."
-    m = make(); torch.nn.init.zeros_(m.unembedding.weight); torch.nn.init.zeros_(m.unembedding.bias)
+    m = make()
+    torch.nn.init.zeros_(m.unembedding.weight)
+    torch.nn.init.zeros_(m.unembedding.bias)
     for k in (1, 2, 4):
-        s = Story('one cat. it was a cat.', 0., [Fact('animal', (4, 7), (18, 21), 'cat', ['dog', 'pig', 'hen', 'ant'][:k])])
+        s = Story('one cat. it was a cat.', 0.,
+                  [Fact('animal', (4, 7), (18, 21), 'cat', ['dog', 'pig', 'hen', 'ant'][:k])])
         r = recall(m, [s])
-        assert (r.accuracy, r.chance, r.rank, r.n) == (1/(k+1), 1/(k+1), (k+2)/2, 1) and abs(r.probability - 1/(k+1)) < 1e-12
+        assert (r.accuracy, r.chance, r.rank, r.n) == (1/(k+1), 1/(k+1), (k+2)/2, 1) and abs(r.probability - 1
+                                                                                             /(k+1)) < 1e-12
 
 class Pairs(torch.nn.Module):
     "After some bytes it is sure of the next one; otherwise it has no idea."
-    def __init__(self, **after): super().__init__(); self.embedding, self.config, self.after = torch.nn.Embedding(1, 1), PicoConfig.preset('nano', router='topk', latent_carry='no', heads='linear', heads_every=1), after
+    def __init__(self, **after):
+        super().__init__()
+        self.embedding, self.config, self.after = torch.nn.Embedding(1,
+                                                                     1), PicoConfig.preset(
+                                                                         'nano', router='topk', latent_carry='no',
+                                                                         heads='linear', heads_every=1), after
     def new_cache(self, rows, max_rollback=0): return self
     def rollback(self, n): pass
     def forward(self, x, **kw):
@@ -209,7 +245,8 @@ class Pairs(torch.nn.Module):
 
 def test_a_word_must_end():
     "A model sure that `s` follows `t` must not be credited with, or blamed for, `cat`: that candidate is merely shorter."
-    s = lambda told, rival: Story(f'two {told}. see: {told}.', 0., [Fact('animal', (4, 4+len(told)), (11+len(told), 11+2*len(told)), told, [rival])])
+    s = lambda told, rival: Story(f'two {told}. see: {told}.', 0.,
+                                  [Fact('animal', (4, 4+len(told)), (11+len(told), 11+2*len(told)), told, [rival])])
     sure = Pairs(t='s', s='.')
     assert recall(sure, [s('cats', 'cat')]).accuracy == 1 and recall(sure, [s('cat', 'cats')]).accuracy == 0
 
@@ -220,13 +257,23 @@ def test_recall_far_and_nothing_to_ask():
     for stories, kw in (([], {}), ([Story('a.', 0., [])], {}), ([s], dict(far=10**6))):
         with pytest.raises(InputError, match='no fact'): recall(m, stories, **kw)
 
-@pytest.mark.parametrize('call,word', [(lambda m: bits_per_byte(m, b''), 'empty'), (lambda m: bits_per_byte(m, ''), 'empty'), (lambda m: bits_per_byte(m, Corpus.from_bytes([b'', b''])), 'nothing to score'),
-    (lambda m: bits_per_byte(m, b'abc', max_bytes=0), 'max_bytes=0'), (lambda m: bits_per_byte(m, b'abc', max_bytes=-5), 'max_bytes=-5'), (lambda m: bits_per_byte(m, b'abc', max_bytes=1), 'nothing to score'),
-    (lambda m: leak(m, b'abc', max_bytes=1), 'nothing to score'), (lambda m: windowed(m, Corpus.from_bytes([b'', b''])), 'nothing to score'), (lambda m: router_report(m, b''), 'empty'),
-    (lambda m: router_report(m, b'abc', max_bytes=1), 'nothing to score'), (lambda m: bits_per_byte(MODELS['topk', 'none'], b'a'), 'nothing to score')])
+@pytest.mark.parametrize('call,word', [(lambda m: bits_per_byte(m, b''), 'empty'),
+                                       (lambda m: bits_per_byte(m, ''), 'empty'),
+                                       (lambda m: bits_per_byte(m, Corpus.from_bytes([b'', b''])), 'nothing to score'),
+    (lambda m: bits_per_byte(m, b'abc', max_bytes=0), 'max_bytes=0'),
+    (lambda m: bits_per_byte(m, b'abc', max_bytes=-5), 'max_bytes=-5'),
+    (lambda m: bits_per_byte(m, b'abc', max_bytes=1), 'nothing to score'),
+    (lambda m: leak(m, b'abc', max_bytes=1), 'nothing to score'),
+    (lambda m: windowed(m, Corpus.from_bytes([b'', b''])), 'nothing to score'),
+    (lambda m: router_report(m, b''), 'empty'),
+    (lambda m: router_report(m, b'abc', max_bytes=1), 'nothing to score'),
+    (lambda m: bits_per_byte(MODELS['topk', 'none'], b'a'), 'nothing to score')])
 def test_mistakes_are_named(call, word):
     with pytest.raises(InputError, match=word): call(MODELS['topk', 'bytes'])
 
 def test_wrong_call_arguments():
-    for f, word in ((lambda: bits_per_byte(make(), b'abc', chunk=0), 'chunk=0'), (lambda: bits_per_byte(make(), b'abc', routing='train'), 'windowed'), (lambda: windowed(make(), b'abc', 0), 'context_len=0'), (lambda: windowed(make(), b'abc', routing='magic'), 'magic')):
+    for f, word in ((lambda: bits_per_byte(make(), b'abc', chunk=0), 'chunk=0'),
+                    (lambda: bits_per_byte(make(), b'abc', routing='train'), 'windowed'),
+                    (lambda: windowed(make(), b'abc', 0), 'context_len=0'),
+                    (lambda: windowed(make(), b'abc', routing='magic'), 'magic')):
         with pytest.raises(ValueError, match=word): f()

@@ -21,7 +21,8 @@ def runs(tmp_path_factory):
 def test_an_old_run_loads_and_says_the_same(runs, name):
     expected = json.loads((runs/'expected.json').read_text())[name]
     model = Pico.from_pretrained(runs/name)
-    assert bits_per_byte(model, load_corpus('stories', 'validation', limit=3000), 2000).bpb == pytest.approx(expected['bpb'], abs=1e-4)
+    assert bits_per_byte(model, load_corpus('stories', 'validation', limit=3000),
+                         2000).bpb == pytest.approx(expected['bpb'], abs=1e-4)
     written = generate(model, 'Once', max_bytes=40, temperature=0, speculative=False).bytes
     # an argmax among near ties may fall otherwise on another processor, never at once
     assert written[:8] == bytes.fromhex(expected['greedy'])[:8]

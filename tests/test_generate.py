@@ -15,24 +15,34 @@ DESIGN = dict(router='topk', latent_carry='no', heads='linear', heads_every=1)
 @pytest.fixture(scope='module')
 def trained():
     "A tiny model after some seconds on sentences: sure in places, unsure in others; in float64."
-    torch.manual_seed(0); r = np.random.default_rng(0)
+    torch.manual_seed(0)
+    r = np.random.default_rng(0)
     words = ['kite', 'ball', 'café', 'boat', 'red', 'blue', 'Mia', 'Zoë', 'likes', 'sees', 'the', 'a']
     corpus = Corpus.from_bytes([' '.join(r.choice(words, 12)) + '.' for _ in range(300)])
     m = Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1, next_tokens=3, **DESIGN)).train()
     opt = torch.optim.AdamW(m.parameters(), 1e-2)
     for step in range(80):
-        loss = m.loss(*batch(corpus, step, 8, 64, 3)); opt.zero_grad(); loss.total.backward(); opt.step()
+        loss = m.loss(*batch(corpus, step, 8, 64, 3))
+        opt.zero_grad()
+        loss.total.backward()
+        opt.step()
     return m.double().eval()
 
 @pytest.fixture(scope='module')
 def chained(trained):
     "The same model with three chained heads that learned for a few seconds what it says."
-    torch.manual_seed(1); m = like(trained, heads='chained', next_tokens=4)
-    text = torch.tensor([list(g.bytes) for g in generate(trained, ['Mia ', 'Zoë ', 'the ', 'a b']*4, 120, temperature=.8, seed=list(range(16)), ignore_end=True)])
+    torch.manual_seed(1)
+    m = like(trained, heads='chained', next_tokens=4)
+    text = torch.tensor([list(g.bytes) for g in generate(trained, ['Mia ', 'Zoë ', 'the ', 'a b']*4, 120,
+                                                         temperature=.8, seed=list(range(16)), ignore_end=True)])
     with torch.no_grad(): h = m.states(text)[0]
     y = torch.stack([F.pad(text[:,n+1:], (0, n+1), value=-100) for n in range(4)], -1)
     opt = torch.optim.AdamW([p for n, p in m.unembedding.named_parameters() if n not in ('weight', 'bias')], 1e-2)
-    for _ in range(60): loss, _ = m.unembedding.loss(h, y); opt.zero_grad(); loss.backward(); opt.step()
+    for _ in range(60):
+        loss, _ = m.unembedding.loss(h, y)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
     return m
 
 def like(model, **changes):
@@ -42,7 +52,8 @@ def like(model, **changes):
     m.load_state_dict({k: v[:len(own[k])] for k, v in model.state_dict().items() if k in own}, strict=False)
     return m
 
-@pytest.mark.parametrize('router, carry', [('topk', 'no'), ('space', 'no'), ('space', 'yes'), ('all', 'no'), ('none', 'no')])
+@pytest.mark.parametrize('router, carry',
+                         [('topk', 'no'), ('space', 'no'), ('space', 'yes'), ('all', 'no'), ('none', 'no')])
 @pytest.mark.parametrize('draft', ['likely', 'drawn'])
 @pytest.mark.parametrize('heads', ['linear', 'chained'])
 def test_greedy_is_plain_greedy(trained, chained, router, carry, draft, heads):
@@ -66,12 +77,14 @@ def parted_at_a_tie(m, a, b, seed, temperature):
     n = next(i for i, (x, y) in enumerate(zip(a.bytes, b.bytes)) if x != y)
     flip = next((i for i in range(n) if a.routed[i] != b.routed[i]), None)
     if flip is not None: return abs(a.router_weights[flip] - .5) < 1e-4
-    with torch.inference_mode(): z = m(torch.tensor([list(b'\xfe' + a.prompt + a.bytes[:n])]), heads=1).logits[0,-1:,0].numpy()
+    with torch.inference_mode():
+        z = m(torch.tensor([list(b'\xfe' + a.prompt + a.bytes[:n])]), heads=1).logits[0,-1:,0].numpy()
     best = np.sort(scores(z, temperature) + (Noise(seed)(n) if temperature else 0))[0,-2:]
     return (best[1] - best[0]) * (temperature or 1) < 1e-4
 
 @pytest.mark.parametrize('temperature', [0, .8, 1])
-@pytest.mark.parametrize('heads, dtype', [('linear', torch.float64), ('chained', torch.float64), ('chained', torch.float32)])
+@pytest.mark.parametrize('heads, dtype',
+                         [('linear', torch.float64), ('chained', torch.float64), ('chained', torch.float32)])
 def test_every_way_writes_the_same_2000_bytes(trained, chained, heads, dtype, temperature):
     "Alone and in a ragged batch. In float64 exactly; in float32 up to a near tie, of which there are few."
     m = like(trained if heads == 'linear' else chained, router='topk').to(dtype)
@@ -97,14 +110,16 @@ def test_the_torch_reader_writes_the_same_bytes(chained, monkeypatch, top_p):
     quick = generate(chained, prompts, speculative=False, **kw)
     monkeypatch.setattr(module, 'quick', lambda model: False)
     for way in ways_to_write(1).values():
-        assert [(g.bytes, g.routed) for g in generate(chained, prompts, speculative=way, **kw)] == [(g.bytes, g.routed) for g in quick]
+        assert [(g.bytes, g.routed) for g in generate(chained, prompts, speculative=way, **kw)] == [(g.bytes, g.routed)
+                                                                                                    for g in quick]
         assert generate(chained, prompts[2], speculative=way, **kw).bytes == quick[2].bytes
 
 def test_every_row_has_the_noise_of_its_seed(trained):
     "One number gives every row the same noise; None gives none of them the same twice."
     a, b = generate(trained, ['Mia', 'Mia'], 40, seed=3)
     assert a.bytes == b.bytes == generate(trained, 'Mia', 40, seed=3).bytes
-    assert len({g.bytes for _ in range(2) for g in generate(trained, ['Mia', 'Mia'], 40, temperature=2, seed=None)}) == 4
+    assert len({g.bytes for _ in range(2)
+                for g in generate(trained, ['Mia', 'Mia'], 40, temperature=2, seed=None)}) == 4
 
 class Margins:
     "How sure a model was of its best byte, after every byte of a text."
@@ -116,20 +131,27 @@ class Margins:
 def test_greedy_is_plain_greedy_over_100_000_bytes(trained, chained, capsys):
     "Five routers, two kinds of heads: in float64 no byte differs; in float32 a text may part only where two bytes were almost equally good."
     total, parted, saved = 0, [], 0
-    for k, (router, m) in enumerate(itertools.product(['topk', 'space', 'all', 'stride', 'threshold'], [trained, chained])):
+    for k, (router, m) in enumerate(itertools.product(['topk', 'space', 'all', 'stride', 'threshold'],
+                                                      [trained, chained])):
         r = np.random.default_rng(k)
-        prompts = [bytes(r.integers(97, 123, 6).astype(np.uint8)) + b' ' + p for p in [b'Mia', b'the', b'Zo\xc3\xab', b'a kite', b'red'] for _ in range(20)]
+        prompts = [bytes(r.integers(97, 123, 6).astype(np.uint8)) + b' ' + p
+                   for p in [b'Mia', b'the', b'Zo\xc3\xab', b'a kite', b'red'] for _ in range(20)]
         for dtype in (torch.float64, torch.float32):
             m2 = like(m, router=router).to(dtype)
-            plain, quick = (generate(m2, prompts, 100, temperature=0, speculative=s, ignore_end=True) for s in (False, True))
+            plain, quick = (generate(m2, prompts, 100, temperature=0, speculative=s, ignore_end=True)
+                            for s in (False, True))
             for a, b in zip(plain, quick):
                 assert len(a.bytes) == len(b.bytes) == 100
                 saved += a.forwards - b.forwards
-                if dtype == torch.float64: assert (a.bytes, a.routed) == (b.bytes, b.routed); total += 100
+                if dtype == torch.float64:
+                    assert (a.bytes, a.routed) == (b.bytes, b.routed)
+                    total += 100
                 elif a.bytes != b.bytes:
                     i = next(i for i in range(100) if a.bytes[i] != b.bytes[i])
                     parted.append(Margins(m2, b'\xfe' + a.prompt + a.bytes[:i]).at[-1])
-    with capsys.disabled(): print(f'\n{total:,} bytes equal in float64; in float32 {len(parted)} of {total//100:,} texts parted, largest margin {max(parted, default=0):.1e}; {saved:,} of 202,000 passes saved')
+    with capsys.disabled():
+        print(f'\n{total:,} bytes equal in float64; in float32 {len(parted)} of {total//100:,} texts parted, largest '
+              f'margin {max(parted, default=0):.1e}; {saved:,} of 202,000 passes saved')
     assert saved > 50_000 and total == 100_000 and all(m < 1e-4 for m in parted)
 
 @pytest.mark.parametrize('speculative', [False, True])
@@ -139,13 +161,17 @@ def test_router_decisions_are_those_of_one_pass(trained, speculative, latent):
     for seed in range(4):
         g = generate(trained, 'Mia likes', 80, temperature=1.3, seed=seed, speculative=speculative, latent=latent)
         whole = b'\xfe' + g.prompt + g.bytes
-        out = trained(torch.tensor([list(whole)]), latent=latent); n = len(g.bytes)
+        out = trained(torch.tensor([list(whole)]), latent=latent)
+        n = len(g.bytes)
         assert g.routed == out.routed[0,len(whole)-n:].tolist()
-        if latent: np.testing.assert_allclose(g.router_weights, out.router_weights[0,len(whole)-n:].detach().numpy(), atol=1e-6)
+        if latent:
+            np.testing.assert_allclose(g.router_weights, out.router_weights[0,len(whole)-n:].detach().numpy(),
+                                       atol=1e-6)
         else: assert not any(g.routed)
 
 @settings(fast, max_examples=12)
-@given(st.lists(st.text('aeiou é.', max_size=70), min_size=1, max_size=4), st.integers(0, 40), st.booleans(), st.sampled_from(['likely', 'drawn']), st.sampled_from([0, .7, 1.5]), st.sampled_from([None, .9]))
+@given(st.lists(st.text('aeiou é.', max_size=70), min_size=1, max_size=4), st.integers(0, 40), st.booleans(),
+       st.sampled_from(['likely', 'drawn']), st.sampled_from([0, .7, 1.5]), st.sampled_from([None, .9]))
 def test_batches_streams_and_prefixes(trained, prompts, n, speculative, draft, temperature, top_p):
     "A row of a batch, a stream and a longer text all agree."
     kw = dict(temperature=temperature, top_p=top_p, speculative=speculative, draft=draft)
@@ -153,17 +179,21 @@ def test_batches_streams_and_prefixes(trained, prompts, n, speculative, draft, t
     together = generate(trained, prompts, n, seed=seeds, **kw)
     for g, p, s in zip(together, prompts, seeds):
         alone = generate(trained, p, n, seed=s, **kw)
-        assert (g.bytes, g.routed, g.forwards, g.accepted, g.prompt) == (alone.bytes, alone.routed, alone.forwards, alone.accepted, p.encode())
+        assert (g.bytes, g.routed, g.forwards, g.accepted, g.prompt) == (alone.bytes, alone.routed, alone.forwards,
+                                                                         alone.accepted, p.encode())
         assert generate(trained, p.encode(), n+7, seed=s, **kw).bytes[:n] == g.bytes
         assert [x.byte for x in stream(trained, p, n, seed=s, **kw)] == list(g.bytes)
-    assert [bytes(x.byte for x in steps) for steps in [[x for x in stream(trained, prompts, n, seed=seeds, **kw) if x.row == b] for b in seeds]] == [g.bytes for g in together]
+    assert [bytes(x.byte for x in steps) for steps in [[x for x in stream(trained, prompts, n, seed=seeds, **kw)
+                                                        if x.row == b] for b in seeds]] == [g.bytes for g in together]
 
 def test_long_prompt(trained):
     "A prompt longer than what is read at once, beside a short one."
     long = 'the kite likes a boat. ' * 250
-    for g, p in zip(generate(trained, [long, 'a', ''], 20), [long, 'a', '']): assert g.bytes == generate(trained, p, 20).bytes
+    for g, p in zip(generate(trained, [long, 'a', ''], 20), [long, 'a', '']):
+        assert g.bytes == generate(trained, p, 20).bytes
     naive = torch.tensor([list(b'\xfe' + long.encode())])
-    with torch.inference_mode(): assert generate(trained, long, 1, temperature=0).bytes[0] == trained(naive, heads=1).logits[0,-1,0].argmax()
+    with torch.inference_mode():
+        assert generate(trained, long, 1, temperature=0).bytes[0] == trained(naive, heads=1).logits[0,-1,0].argmax()
 
 class Table:
     """A two-letter model whose probabilities are quarters and depend on all bytes the cache holds; heads 2 to N are fair coins ('coin'), sure of 1 ('sure'),
@@ -177,7 +207,9 @@ class Table:
         z = np.full((len(last), 256), -1e4)
         for b, v in enumerate(last): z[b,:2] = [-1e3, 0] if v else 0
         return z
-    def new_cache(self, rows, max_rollback): self.seen = [[] for _ in range(rows)]; return self
+    def new_cache(self, rows, max_rollback):
+        self.seen = [[] for _ in range(rows)]
+        return self
     def rollback(self, n):
         for s, k in zip(self.seen, n.tolist()): del s[len(s)-k:]
     @staticmethod
@@ -186,7 +218,8 @@ class Table:
         z = torch.full((*x.shape, heads, 256), -1e4, dtype=torch.float64)
         for b, row in enumerate(x.tolist()):
             for t, v in enumerate(row if lengths is None else row[:lengths[b]]):
-                self.seen[b].append(v); k = self.quarter(self.seen[b]) / 4
+                self.seen[b].append(v)
+                k = self.quarter(self.seen[b]) / 4
                 z[b,t,0,0], z[b,t,0,1] = math.log(1-k), math.log(k)
         z[:,:,1:,:2] = torch.tensor([-1e3, 0.]) if self.sure else 0
         return type('Out', (), dict(logits=z, routed=x > 0, router_weights=None))
@@ -199,7 +232,8 @@ class Script:
         for k in range(n): out[k,1] = self.more[t+k] if t+k < len(self.more) else 0
         return out
 
-@pytest.mark.parametrize('N,kind,L,used,least', [(2, 'sure', 4, 5, .3), (2, 'coin', 4, 5, .3), (3, 'sure', 4, 6, .3), (3, 'chain', 4, 6, .4), (3, 'chain', 4, 6, 0), (3, 'chain', 4, 6, .6)])
+@pytest.mark.parametrize('N,kind,L,used,least', [(2, 'sure', 4, 5, .3), (2, 'coin', 4, 5, .3), (3, 'sure', 4, 6, .3),
+                                                 (3, 'chain', 4, 6, .4), (3, 'chain', 4, 6, 0), (3, 'chain', 4, 6, .6)])
 def test_exact_by_counting_every_random_number(N, kind, L, used, least):
     """All chances are quarters, so four values of each position's noise are all there is: the loop itself is run on every combination, drafts beyond the end included.
     With `least` = 0.4 the chain guesses a second byte after a 1 only, with 0.6 it guesses at all only after a 1. Each text is the plain one of its noise."""
@@ -249,19 +283,25 @@ def test_noise_is_a_function_of_seed_and_position(seed, asked):
 @given(st.integers(2, 6), st.integers(0, 10**6), st.booleans())
 def test_accept_gives_p_whatever_q(V, seed, sure):
     r = np.random.default_rng(seed)
-    p = r.dirichlet(np.full(V, .3)); q = np.eye(V)[r.integers(V)] if sure else r.dirichlet(np.full(V, .3))
+    p = r.dirichlet(np.full(V, .3))
+    q = np.eye(V)[r.integers(V)] if sure else r.dirichlet(np.full(V, .3))
     law = np.zeros(V)
     for x in q.nonzero()[0]:
-        a, rest = accept(p, q, x); law += q[x]*(1-a)*rest/rest.sum(); law[x] += q[x]*a
+        a, rest = accept(p, q, x)
+        law += q[x]*(1-a)*rest/rest.sum()
+        law[x] += q[x]*a
     np.testing.assert_allclose(law, p, atol=1e-12)
 
 def alike(m, n, temperature, draft='drawn'):
     "The p-value of a chi-square test: n short texts written plainly, n with speculation."
-    a, b = ([g.bytes for g in generate(m, ['Mia likes the ']*n, 3, temperature=temperature, seed=list(range(s, s+n)), speculative=k, draft=draft)] for s, k in ((0, False), (n, True)))
+    a, b = ([g.bytes for g in generate(m, ['Mia likes the ']*n, 3, temperature=temperature, seed=list(range(s, s+n)),
+                                       speculative=k, draft=draft)] for s, k in ((0, False), (n, True)))
     often = [t for t in sorted(set(a + b)) if a.count(t) + b.count(t) >= 20]
-    counts = [(a.count(t), b.count(t)) for t in often]; counts.append((n - sum(x for x,_ in counts), n - sum(y for _,y in counts)))
+    counts = [(a.count(t), b.count(t)) for t in often]
+    counts.append((n - sum(x for x,_ in counts), n - sum(y for _,y in counts)))
     assert len(often) > 4
-    return torch.special.gammaincc(torch.tensor((len(counts)-1)/2), torch.tensor(sum((x-y)**2 / max(x+y, 1) for x, y in counts)/2)).item()
+    return torch.special.gammaincc(torch.tensor((len(counts)-1)/2),
+                                   torch.tensor(sum((x-y)**2 / max(x+y, 1) for x, y in counts)/2)).item()
 
 @pytest.mark.parametrize('heads', ['linear', 'chained'])
 def test_samples_have_the_plain_distribution(trained, chained, heads):
@@ -278,7 +318,8 @@ def test_mistakes_are_noticed(trained, monkeypatch):
         for r in rows:
             T = len(r.x)
             noise = r.noise(len(r.data), T)
-            wrong = next((k for k, v in enumerate(choose(s[i:i+T], noise)[:-1]) if v != r.x[k+1]), None) if T > 1 else None
+            wrong = next((k for k, v in enumerate(choose(s[i:i+T], noise)[:-1]) if v != r.x[k+1]),
+                         None) if T > 1 else None
             if wrong is not None: s[i+wrong] += other.gumbel(size=256) - noise[wrong]
             i += T
         return settle(rows, s, temperature, *rest)
@@ -293,7 +334,8 @@ def test_mistakes_are_noticed(trained, monkeypatch):
     kw = dict(temperature=1, seed=list(range(8)), ignore_end=True, lookup=False, speculative=True)
     right = generate(m, ['Mia']*8, 100, **kw)
     guess = module.guess
-    monkeypatch.setattr(module, 'guess', lambda ahead, h, last, noise, *how: guess(ahead, h, last, np.roll(noise, 1, 1), *how))
+    monkeypatch.setattr(module, 'guess', lambda ahead, h, last, noise,
+                        *how: guess(ahead, h, last, np.roll(noise, 1, 1), *how))
     shifted = generate(m, ['Mia']*8, 100, **kw)
     assert [g.bytes for g in shifted] == [g.bytes for g in right]
     assert sum(g.forwards for g in shifted) > sum(g.forwards for g in right)
@@ -301,8 +343,11 @@ def test_mistakes_are_noticed(trained, monkeypatch):
 class Says:
     "Writes a given text, whatever it reads; its drafts are right (`off` = 0) or wrong."
     def __init__(self, text, N=4, off=0, marks='bytes', fail_at=None):
-        self.config, self.text, self.off, self.fail_at, self.calls = PicoConfig.preset('nano', next_tokens=N, marks=marks, **DESIGN), text + b'.'*300, off, fail_at, 0
-    def new_cache(self, rows, max_rollback): self.at = -1; return self
+        self.config, self.text, self.off, self.fail_at, self.calls = PicoConfig.preset(
+            'nano', next_tokens=N, marks=marks, **DESIGN), text + b'.'*300, off, fail_at, 0
+    def new_cache(self, rows, max_rollback):
+        self.at = -1
+        return self
     def rollback(self, n): self.at -= int(n)
     def __call__(self, x, cache, lengths, heads, **kw):
         self.calls += 1
@@ -311,7 +356,8 @@ class Says:
         z = torch.zeros(1, x.shape[1], heads, 256)
         for t in range(x.shape[1]):
             for h in range(heads):
-                i = max(self.at + t + 1 + h, 0); z[0,t,h,(self.text[i] + self.off*(h > 0)) % 256] = 1e4
+                i = max(self.at + t + 1 + h, 0)
+                z[0,t,h,(self.text[i] + self.off*(h > 0)) % 256] = 1e4
         self.at += x.shape[1]
         return type('Out', (), dict(logits=z, routed=x % 2 == 1, router_weights=None))
 
@@ -321,13 +367,16 @@ def test_drafts_always_and_never_right(N, draft):
     text = bytes(range(32, 127))
     for off, forwards in ((0, 1 + -(-63//N) + 1), (1, 65)):
         g = generate(Says(text, N, off), 'ab', 64, draft=draft, speculative=True)
-        assert g.bytes == text[:64] and g.routed == [b % 2 == 1 for b in g.bytes] and abs(g.forwards - forwards) <= (off == 0)
+        assert g.bytes == text[:64] and g.routed == [b % 2 == 1 for b in g.bytes] and abs(g.forwards
+                                                                                          - forwards) <= (off == 0)
         assert set(g.accepted[1:-1]) == ({1} if off else {N}) and sum(g.accepted) == 64
     assert generate(Says(text, N), 'ab', 64, speculative=False).forwards == 65
 
 class Weather(Says):
     "Its heads are right or wrong by the position in the text; a pass takes 1 s, and a quarter more for each further byte."
-    def __init__(self, text, wrong, N=4): super().__init__(text, N); self.wrong, self.now = wrong, 0.
+    def __init__(self, text, wrong, N=4):
+        super().__init__(text, N)
+        self.wrong, self.now = wrong, 0.
     def clock(self): return self.now
     def __call__(self, x, **kw):
         self.now += 1 + .25 * (x.shape[1] - 1)
@@ -394,8 +443,10 @@ def test_ignore_end_begins_a_new_document(speculative, off):
 def test_endings(speculative):
     kw = dict(speculative=speculative)
     close = MARKS['tags'][1]
-    for says, marks, stop, expect in [(b'one\xfftwo', 'bytes', None, b'one'), (b'\xff', 'bytes', None, b''), (b'a</pico</pico:seq' + close + b'b', 'tags', None, b'a</pico</pico:seq'),
-            (close, 'tags', None, b''), (b'aab', 'bytes', 'ab', b'a'), (b'x yz. w', 'bytes', ['w', b'z.'], b'x y'), ('né!'.encode(), 'bytes', 'é', b'n')]:
+    for says, marks, stop, expect in [(b'one\xfftwo', 'bytes', None, b'one'), (b'\xff', 'bytes', None, b''),
+                                      (b'a</pico</pico:seq' + close + b'b', 'tags', None, b'a</pico</pico:seq'),
+            (close, 'tags', None, b''), (b'aab', 'bytes', 'ab', b'a'), (b'x yz. w', 'bytes', ['w', b'z.'], b'x y'),
+            ('né!'.encode(), 'bytes', 'é', b'n')]:
         for off in (0, 1):
             assert generate(Says(says, 4, off, marks), 'p', 50, stop=stop, **kw).bytes == expect
             assert bytes(s.byte for s in stream(Says(says, 4, off, marks), 'p', 50, stop=stop, **kw)) == expect
@@ -422,15 +473,19 @@ def test_an_interrupted_stream_keeps_its_text():
     assert out.getvalue() == 'añ\ufffd\n'
 
 def test_a_stream_left_open_leaks_no_inference_mode(trained):
-    s = stream(trained, 'Mia', 20); next(s)
+    s = stream(trained, 'Mia', 20)
+    next(s)
     assert not torch.is_inference_mode_enabled() and torch.is_grad_enabled()
     trained.train()
     try: assert generate(trained, 'Mia', 9).bytes == generate(trained.eval(), 'Mia', 9).bytes
     finally: trained.eval()
 
-@pytest.mark.parametrize('kw,word', [(dict(temperature=-.1), 'temperature=-0.1'), (dict(temperature=math.nan), 'nan'), (dict(temperature=math.inf), 'inf'), (dict(temperature='hot'), 'hot'),
-    (dict(top_p=0), 'top_p=0'), (dict(top_p=1.01), 'top_p'), (dict(top_p=math.nan), 'nan'), (dict(max_bytes=-1), 'max_bytes'), (dict(max_bytes=1.5), 'max_bytes'), (dict(seed=-1), 'seed'),
-    (dict(seed=[1, 2]), '2 seeds'), (dict(draft='bold'), 'bold'), (dict(prompt=7), 'not int'), (dict(prompt=['a', 7]), 'not int')])
+@pytest.mark.parametrize('kw,word', [(dict(temperature=-.1), 'temperature=-0.1'), (dict(temperature=math.nan), 'nan'),
+                                     (dict(temperature=math.inf), 'inf'), (dict(temperature='hot'), 'hot'),
+    (dict(top_p=0), 'top_p=0'), (dict(top_p=1.01), 'top_p'), (dict(top_p=math.nan), 'nan'),
+    (dict(max_bytes=-1), 'max_bytes'), (dict(max_bytes=1.5), 'max_bytes'), (dict(seed=-1), 'seed'),
+    (dict(seed=[1, 2]), '2 seeds'), (dict(draft='bold'), 'bold'), (dict(prompt=7), 'not int'),
+    (dict(prompt=['a', 7]), 'not int')])
 def test_mistakes_are_named(trained, kw, word):
     kw = dict(prompt='a') | kw
     for f in (generate, stream):
@@ -452,31 +507,40 @@ def test_characters_and_marks(data, draw):
 @fast
 @given(st.integers(0, 10**6), st.floats(0, 5), st.floats(.01, 1))
 def test_probabilities(seed, temperature, top_p):
-    r = np.random.default_rng(seed); z = r.normal(size=(3, 256)) * 5
+    r = np.random.default_rng(seed)
+    z = r.normal(size=(3, 256)) * 5
     p, cut = byte_probabilities(z, temperature), byte_probabilities(z, temperature, top_p)
-    np.testing.assert_allclose(cut.sum(-1), 1); assert ((cut > 0) <= (p > 0)).all()
-    if temperature >= 1e-3: np.testing.assert_allclose(p, torch.softmax(torch.tensor(z)/temperature, -1).numpy(), atol=1e-12)
+    np.testing.assert_allclose(cut.sum(-1), 1)
+    assert ((cut > 0) <= (p > 0)).all()
+    if temperature >= 1e-3:
+        np.testing.assert_allclose(p, torch.softmax(torch.tensor(z)/temperature, -1).numpy(), atol=1e-12)
     kept = p * (cut > 0)
     assert (kept.sum(-1) >= top_p - 1e-9).all()
-    if temperature: assert (kept.sum(-1) - np.where(cut > 0, p, 2).min(-1) < top_p + 1e-9).all()     # the smallest such set
-    i = pick(cut, r.random(3)); assert (np.take_along_axis(cut, i[:,None], 1) > 0).all()
+    # the smallest such set
+    if temperature: assert (kept.sum(-1) - np.where(cut > 0, p, 2).min(-1) < top_p + 1e-9).all()
+    i = pick(cut, r.random(3))
+    assert (np.take_along_axis(cut, i[:,None], 1) > 0).all()
 
 def test_page(trained):
     g = generate(Says(b'<b>&\x00\n'), '<i>', 6)
-    assert '&lt;b&gt;&amp;\u2400' in g.html().replace('</span>', '').replace('<span style="background:rgba(255,150,0,0.6);border-radius:2px">', '') and '<i>' not in g.html() and g.html().startswith('<!doctype html>')
+    assert '&lt;b&gt;&amp;\u2400' in g.html().replace('</span>',
+                                                      '').replace(
+                                                          '<span style="background:rgba(255,150,0,0.6);border-radius:2px">', '') and '<i>' not in g.html() and g.html().startswith('<!doctype html>')
 
 def test_the_speed_command_runs(trained, tmp_path):
     "A few bytes of an untrained model and of a saved one, with what it says about them; mistakes are named."
     main = runpy.run_path(str(Path(__file__).parents[1]/'nbs'/'12_speed.py'))['main']
     trained.save_pretrained(tmp_path/'model')
     (tmp_path/'start.txt').write_text('Mia likes')
-    main([f"mine={tmp_path/'model'}", '--prompt_file', f"mine={tmp_path/'start.txt'}", '--smoke', '--out', str(tmp_path/'auto.json')])
+    main([f"mine={tmp_path/'model'}", '--prompt_file', f"mine={tmp_path/'start.txt'}", '--smoke', '--out',
+          str(tmp_path/'auto.json')])
     result = json.loads((tmp_path/'auto.json').read_text())
     assert set(result['models']) == {'mine', 'smoke'} and result['models']['mine']['prompt_bytes'] == 9
     for m in result['models'].values():
         for r in m['temperatures'].values():
             assert r['ways']['plain']['ratio'] == 1 and r['ways']['plain']['passes_per_byte'] == 61/60
-            assert min(w['bytes_per_second'] for w in r['ways'].values()) > 0 and abs(sum(r['auto_bytes'].values()) - 1) < 1e-9
+            assert min(w['bytes_per_second'] for w in r['ways'].values()) > 0 and abs(sum(r['auto_bytes'].values())
+                                                                                      - 1) < 1e-9
     assert str(tmp_path) not in (tmp_path/'auto.json').read_text()
     for args, word in (([], 'no model'), (['oops'], 'NAME=DIR'), (['--smoke', '--prompt', 'other=a'], 'other')):
         with pytest.raises(InputError, match=word): main(args)

@@ -14,10 +14,14 @@ fast = settings(deadline=None, derandomize=True, max_examples=25)
 
 @st.composite
 def configs(draw, router=None):
-    G = draw(st.integers(1, 3)); H = G * draw(st.integers(1, 3))
-    return PicoConfig(dim=H * draw(st.integers(1, 6)) + draw(st.integers(0, H-1)), next_tokens=draw(st.integers(1, 4)), att_q_heads=H, att_kv_heads=G,
-        fb_num_blocks=draw(st.integers(0, 2)), fb_att_window_size=draw(st.integers(0, 9)), latent_capacity_factor=draw(st.sampled_from([0., .125, .25, .5, 1.])),
-        latent_num_blocks=draw(st.integers(0, 3)), latent_att_window_size=draw(st.integers(0, 12)), router=router or draw(st.sampled_from(sorted(ROUTERS))), latent_carry=draw(st.sampled_from(['no', 'yes'])))
+    G = draw(st.integers(1, 3))
+    H = G * draw(st.integers(1, 3))
+    return PicoConfig(dim=H * draw(st.integers(1, 6)) + draw(st.integers(0, H-1)), next_tokens=draw(st.integers(1, 4)),
+                      att_q_heads=H, att_kv_heads=G,
+        fb_num_blocks=draw(st.integers(0, 2)), fb_att_window_size=draw(st.integers(0, 9)),
+        latent_capacity_factor=draw(st.sampled_from([0., .125, .25, .5, 1.])),
+        latent_num_blocks=draw(st.integers(0, 3)), latent_att_window_size=draw(st.integers(0, 12)),
+        router=router or draw(st.sampled_from(sorted(ROUTERS))), latent_carry=draw(st.sampled_from(['no', 'yes'])))
 
 def make(config, seed=0):
     "A double-precision model with weights large enough to make mistakes visible and scores on both sides of the threshold."
@@ -35,7 +39,9 @@ def test_causal(config, seed, data):
     "Invariant 1: changing byte t changes no output before t."
     m, T = make(config, seed), data.draw(st.integers(2, 40))
     t = data.draw(st.integers(0, T-1))
-    x = text(seed, 1, T); z = x.clone(); z[0,t:] = text(seed+1, 1, T-t)
+    x = text(seed, 1, T)
+    z = x.clone()
+    z[0,t:] = text(seed+1, 1, T-t)
     a, b = m(x), m(z)
     torch.testing.assert_close(a.logits[:,:t], b.logits[:,:t], rtol=1e-12, atol=1e-12)
     assert torch.equal(a.routed[:,:t], b.routed[:,:t])
@@ -44,7 +50,8 @@ def test_topk_in_training_is_the_one_exception():
     m, x = make(PicoConfig.preset('nano', dim=24, **TOPK)), text(0, 1, 40)
     moved = 0
     for v in range(64):
-        z = x.clone(); z[0,30] = v
+        z = x.clone()
+        z[0,30] = v
         moved += not torch.equal(m(x, routing='train').routed[:,:30], m(z, routing='train').routed[:,:30])
     assert moved
 
@@ -53,12 +60,18 @@ def test_topk_in_training_is_the_one_exception():
 def test_cutting_does_not_matter(config, seed, data):
     "Invariant 2: chunks through the cache, with bytes taken back in between, equal one pass."
     m, T, R = make(config, seed), data.draw(st.integers(1, 50)), data.draw(st.integers(1, 6))
-    x = text(seed, 2, T); whole = m(x); cache = m.new_cache(2, max_rollback=R); t, parts = 0, []
+    x = text(seed, 2, T)
+    whole = m(x)
+    cache = m.new_cache(2, max_rollback=R)
+    t, parts = 0, []
     while t < T:
         n = data.draw(st.integers(1, T-t))
-        parts.append(m(x[:,t:t+n], cache=cache)); t += n
+        parts.append(m(x[:,t:t+n], cache=cache))
+        t += n
         if data.draw(st.booleans()):
-            wrong = text(seed+t, 2, R); m(wrong, cache=cache); cache.rollback(R)
+            wrong = text(seed+t, 2, R)
+            m(wrong, cache=cache)
+            cache.rollback(R)
     torch.testing.assert_close(torch.cat([p.logits for p in parts], 1), whole.logits)
     assert torch.equal(torch.cat([p.routed for p in parts], 1), whole.routed)
     assert cache.length.tolist() == [T, T]
@@ -73,7 +86,9 @@ def test_ragged_rows_equal_rows_alone(config, seed, data):
     back = torch.tensor([data.draw(st.integers(0, min(R, int(n)))) for n in more])
     x, y, z = text(seed, B, 20), text(seed+1, B, 12), text(seed+2, B, 7)
     cache = m.new_cache(B, max_rollback=R)
-    m(x[:,:first.max()], cache=cache, lengths=first); m(y[:,:more.max()], cache=cache, lengths=more); cache.rollback(back)
+    m(x[:,:first.max()], cache=cache, lengths=first)
+    m(y[:,:more.max()], cache=cache, lengths=more)
+    cache.rollback(back)
     last = m(z, cache=cache)
     for b in range(B):
         kept = y[b,:more[b]-back[b]]
@@ -91,10 +106,12 @@ def test_float32_agrees_but_for_counted_near_ties():
         far = (whole.logits - parts).abs().amax((0,2,3)) > 1e-4
         near = (whole.router_logits[0].abs() < 1e-4).nonzero()
         if far.any():
-            assert len(near) and near.min() <= far.nonzero().min(); ties += 1
+            assert len(near) and near.min() <= far.nonzero().min()
+            ties += 1
     assert ties <= 2
 
-# --- the original, computed again without any of our modules -------------------------------------------------------------
+# --- the original, computed again without any of our modules
+# -------------------------------------------------------------
 
 def original(w, c, x, train):
     "ORIGINAL architecture, gate mended, straight from its description; one row at a time, loops where loops are clearer."
@@ -124,25 +141,32 @@ def original(w, c, x, train):
         if chosen:
             deep = h[chosen]
             for i in range(c.latent_num_blocks): deep = block(deep, f'latent.blocks.{i}', c.latent_att_window_size)
-            h = h.clone(); h[chosen] += weight[chosen][:,None] * (deep - h[chosen])
+            h = h.clone()
+            h[chosen] += weight[chosen][:,None] * (deep - h[chosen])
         for i in range(c.fb_num_blocks): h = block(h, f'fb_out.blocks.{i}', c.fb_att_window_size)
         out = norm(h, w['norm.weight']) @ w['unembedding.weight'].T + w['unembedding.bias']
         rows.append(out.view(len(h), c.next_tokens, 256))
     return torch.stack(rows)
 
-SHAPES = dict(xs=dict(), xs372=dict(dim=372, latent_num_blocks=8, fb_att_window_size=32), small=dict(dim=50, att_q_heads=4, att_kv_heads=2, next_tokens=3, latent_num_blocks=2, latent_att_window_size=5, fb_att_window_size=3))
+SHAPES = dict(xs=dict(), xs372=dict(dim=372, latent_num_blocks=8, fb_att_window_size=32),
+              small=dict(dim=50, att_q_heads=4, att_kv_heads=2, next_tokens=3, latent_num_blocks=2,
+                         latent_att_window_size=5, fb_att_window_size=3))
 
 @pytest.mark.parametrize('shape', SHAPES)
 @pytest.mark.parametrize('routing', ['causal', 'train'])
 def test_original_checkpoint_and_independent_computation(shape, routing, tmp_path):
     c = PicoConfig.preset('xs', **TOPK | SHAPES[shape])
-    d, D, H, G = tmp_path/'m', c.dim, c.att_q_heads, c.att_kv_heads; K = D // H
-    g = torch.Generator().manual_seed(1); rand = lambda *s: torch.randn(*s, generator=g, dtype=torch.double) / (s[-1]**.5 if len(s) > 1 else 5)
-    w = {'embedding.weight': rand(256, D)*4, 'unembedding.weight': rand(256*c.next_tokens, D), 'unembedding.bias': rand(256*c.next_tokens), 'norm.weight': 1+rand(D), 'latent.router.weight': rand(1, D)}
+    d, D, H, G = tmp_path/'m', c.dim, c.att_q_heads, c.att_kv_heads
+    K = D // H
+    g = torch.Generator().manual_seed(1)
+    rand = lambda *s: torch.randn(*s, generator=g, dtype=torch.double) / (s[-1]**.5 if len(s) > 1 else 5)
+    w = {'embedding.weight': rand(256, D)*4, 'unembedding.weight': rand(256*c.next_tokens, D),
+         'unembedding.bias': rand(256*c.next_tokens), 'norm.weight': 1+rand(D), 'latent.router.weight': rand(1, D)}
     for part, n in (('fb_in', c.fb_num_blocks), ('latent', c.latent_num_blocks), ('fb_out', c.fb_num_blocks)):
         for i in range(n):
             p = f'{part}.blocks.{i}'
-            w |= {f'{p}.norm1.weight': 1+rand(D), f'{p}.norm2.weight': 1+rand(D), f'{p}.att.fused_qkv.weight': rand((H+2*G)*K, D), f'{p}.att.proj.weight': rand(D, H*K),
+            w |= {f'{p}.norm1.weight': 1+rand(D), f'{p}.norm2.weight': 1+rand(D),
+                  f'{p}.att.fused_qkv.weight': rand((H+2*G)*K, D), f'{p}.att.proj.weight': rand(D, H*K),
                   f'{p}.glu.fc1.weight': rand(2*D, D), f'{p}.glu.fc2.weight': rand(D, D)}
     (d/'run').mkdir(parents=True)
     fields = {k: v for k,v in c.to_dict().items() if k not in ('router', 'marks')}
@@ -153,46 +177,60 @@ def test_original_checkpoint_and_independent_computation(shape, routing, tmp_pat
     assert m.config == dataclasses.replace(c, marks='tags')
     x = text(5, 2, 60)
     w = {k: v.float().double() for k,v in w.items()}
-    for mod in m.modules():                                      # float64 norms use float64's epsilon in torch and above alike
+    # float64 norms use float64's epsilon in torch and above alike
+    for mod in m.modules():
         if isinstance(mod, torch.nn.RMSNorm): assert mod.eps is None
-    torch.testing.assert_close(m(x, routing=routing).logits, original(w, c, x, routing == 'train'), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(m(x, routing=routing).logits, original(w, c, x, routing == 'train'), rtol=1e-6,
+                               atol=1e-6)
 
 def test_from_original_names_what_is_missing(tmp_path):
     with pytest.raises(InputError, match='model.json'): Pico.from_original(tmp_path, run='r')
-    (tmp_path/'model.json').write_text(json.dumps({k: v for k,v in PicoConfig.preset('original').to_dict().items() if k not in ('router', 'marks')}))
+    (tmp_path/'model.json').write_text(json.dumps({k: v for k,v in PicoConfig.preset('original').to_dict().items()
+                                                   if k not in ('router', 'marks')}))
     with pytest.raises(InputError, match='NNNNNNNN'): Pico.from_original(tmp_path, run='r')
 
-# --- loss, configuration, files -------------------------------------------------------------------------------------------
+# --- loss, configuration, files
+# -------------------------------------------------------------------------------------------
 
 @fast
 @given(configs(), st.integers(0, 10**6))
 def test_loss_equals_plain_cross_entropy_of_the_logits(config, seed):
     m, x = make(config, seed).train(), text(seed, 2, 30)
-    y = torch.randint(-1, 256, (2, 30, config.next_tokens)); y[y < 0] = -100
+    y = torch.randint(-1, 256, (2, 30, config.next_tokens))
+    y[y < 0] = -100
     loss, out = m.loss(x, y), m(x)
-    per = torch.stack([F.cross_entropy(out.logits[:,:,n].flatten(0,1), y[...,n].flatten(), ignore_index=-100) for n in range(config.next_tokens)])
+    per = torch.stack([F.cross_entropy(out.logits[:,:,n].flatten(0,1), y[...,n].flatten(), ignore_index=-100)
+                       for n in range(config.next_tokens)])
     torch.testing.assert_close(loss.per_head, per)
-    w = torch.tensor([((1+5**.5)/2)**-n for n in range(config.next_tokens)], dtype=torch.double); lm = (w/w.sum() * per).sum()
+    w = torch.tensor([((1+5**.5)/2)**-n for n in range(config.next_tokens)], dtype=torch.double)
+    lm = (w/w.sum() * per).sum()
     if config.router == 'topk':
         aux = F.binary_cross_entropy_with_logits(out.router_logits, out.routed.double())
         torch.testing.assert_close(loss.total, .9*lm + .1*aux, rtol=1e-6, atol=1e-7)
     elif out.router_logits is None: torch.testing.assert_close(loss.total, lm, rtol=1e-6, atol=1e-7)
 
 def test_every_parameter_gets_a_gradient():
-    m = make(PicoConfig.preset('nano', dim=24, **TOPK)).train(); x = text(0, 2, 64)
+    m = make(PicoConfig.preset('nano', dim=24, **TOPK)).train()
+    x = text(0, 2, 64)
     m.loss(x[:,:-4], x.unfold(1, 5, 1)[...,1:]).total.backward()
     for n,p in m.named_parameters(): assert p.grad is not None and p.grad.abs().sum() > 0, n
 
-@pytest.mark.parametrize('change, words', [(dict(att_kv_heads=4), 'att_kv_heads=4'), (dict(dim=-1), 'dim=-1'), (dict(dim=3), 'dim=3'), (dict(router='best'), "'best'"), (dict(latent_carry='maybe'), "'maybe'"),
-    (dict(marks='?'), "'?'"), (dict(latent_capacity_factor=1.5), '1.5'), (dict(latent_capacity_factor=float('nan')), 'nan'), (dict(next_tokens=0), 'next_tokens=0'),
+@pytest.mark.parametrize('change, words',
+                         [(dict(att_kv_heads=4), 'att_kv_heads=4'), (dict(dim=-1), 'dim=-1'), (dict(dim=3), 'dim=3'),
+                          (dict(router='best'), "'best'"), (dict(latent_carry='maybe'), "'maybe'"),
+    (dict(marks='?'), "'?'"), (dict(latent_capacity_factor=1.5), '1.5'),
+    (dict(latent_capacity_factor=float('nan')), 'nan'), (dict(next_tokens=0), 'next_tokens=0'),
     (dict(next_tokens=2.5), '2.5'), (dict(dim=True), 'True'), (dict(nonsense=1), 'nonsense')])
 def test_config_names_the_field_and_the_value(change, words):
     with pytest.raises(ValueError, match=words.replace('?', r'\?')): PicoConfig.preset('xs', **change)
 
-json_values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20), lambda c: st.lists(c, max_size=3) | st.dictionaries(st.text(max_size=8), c, max_size=3), max_leaves=6)
+json_values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+                           lambda c: st.lists(c, max_size=3) | st.dictionaries(st.text(max_size=8), c, max_size=3),
+                           max_leaves=6)
 
 @settings(deadline=None, derandomize=True, max_examples=60)
-@given(st.one_of(st.binary(max_size=60), st.tuples(st.sampled_from(sorted(PicoConfig.preset('nano').to_dict())), json_values)))
+@given(st.one_of(st.binary(max_size=60),
+                 st.tuples(st.sampled_from(sorted(PicoConfig.preset('nano').to_dict())), json_values)))
 def test_a_corrupt_config_gives_one_clear_error(tmp_path_factory, bad):
     "Invariant 6 and bad input: whatever config.json holds, loading gives a model or one InputError."
     d = tmp_path_factory.mktemp('c')
@@ -215,10 +253,12 @@ def test_weights_are_never_unpickled(tmp_path):
 
 def test_unknown_hub_id_without_network(monkeypatch):
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')
-    import huggingface_hub.constants as c; monkeypatch.setattr(c, 'HF_HUB_OFFLINE', True)
+    import huggingface_hub.constants as c
+    monkeypatch.setattr(c, 'HF_HUB_OFFLINE', True)
     with pytest.raises(InputError, match='somebody/nothing'): Pico.from_pretrained('somebody/nothing')
 
 def test_weights_of_another_shape_are_named(tmp_path):
-    m = Pico(PicoConfig.preset('nano')); m.save_pretrained(tmp_path)
+    m = Pico(PicoConfig.preset('nano'))
+    m.save_pretrained(tmp_path)
     (tmp_path/'config.json').write_text(json.dumps(m.config.to_dict() | dict(dim=48)))
     with pytest.raises(InputError, match='shape'): Pico.from_pretrained(tmp_path)

@@ -14,7 +14,8 @@ def test_readme_names_every_chapter_and_links_exist():
 BLOCKS = re.findall(r'^```(\w*)\n(.*?)^```', README, re.S | re.M)
 SHELL = [line.split('#')[0].strip() for kind, block in BLOCKS if kind == 'sh' for line in block.splitlines()]
 # what stands between the lines too: `pico-train runs/mine FILE`, or a block's «$ pico-generate …»
-TYPED = [c for c in [*SHELL, *re.findall(r'`(pico-\w+ [^`\n]+)`', re.sub(r'^```.*?^```', '', README, flags=re.S | re.M)),
+TYPED = [c for c in [*SHELL, *re.findall(r'`(pico-\w+ [^`\n]+)`',
+                                         re.sub(r'^```.*?^```', '', README, flags=re.S | re.M)),
                      *re.findall(r'^\$ (pico-.*)$', README, re.M)] if c.startswith('pico-')]
 SHORTER = {'pico-train': ['--max_steps', '2', '--validation_bytes', '300', '--context_len', '64', '--batch_size', '2'],
            'pico-eval': ['--max_bytes', '300'], 'pico-generate': ['--max_bytes', '20']}
@@ -40,7 +41,8 @@ def test_every_command_of_the_readme_runs_as_typed(place, monkeypatch):
     import datasets, pico.cli, pico.data, shlex
     monkeypatch.chdir(place)
     monkeypatch.setattr(pico.data, 'hub_data', lambda name, streaming=False: datasets.load_from_disk('hub'))
-    assert any(c.split()[-1] == 'FILE' for c in TYPED) and any('/' in w for c in TYPED for w in c.split()[2:]) and len(TYPED) > 5
+    assert any(c.split()[-1] == 'FILE' for c in TYPED) and any('/' in w for c in TYPED
+                                                               for w in c.split()[2:]) and len(TYPED) > 5
     for line in TYPED:
         name, *args = shlex.split(line)
         if name == 'pico-train': args += SHORTER[name] * (not (place/args[0]/'train.json').exists())
@@ -64,14 +66,18 @@ def test_ci_runs_the_test_command_and_nothing_else():
 @pytest.mark.slow
 def test_wheel_works_in_a_clean_environment(tmp_path):
     "`python -m build`, then the commands from a new environment that has only the wheel and its dependencies."
-    subprocess.run([sys.executable, '-m', 'build', '--wheel', '--outdir', tmp_path, ROOT], check=True, capture_output=True)
+    subprocess.run([sys.executable, '-m', 'build', '--wheel', '--outdir', tmp_path, ROOT], check=True,
+                   capture_output=True)
     wheel, = tmp_path.glob('*.whl')
     names = zipfile.ZipFile(wheel).namelist()
     for p in (ROOT/'pico').glob('*.py'): assert f'pico/{p.name}' in names
     subprocess.run([sys.executable, '-m', 'venv', tmp_path/'v'], check=True)
-    pip = subprocess.run([tmp_path/'v/bin/python', '-m', 'pip', 'install', '-q', wheel, 'torch<2.14'], capture_output=True, text=True)
+    pip = subprocess.run([tmp_path/'v/bin/python', '-m', 'pip', 'install', '-q', wheel, 'torch<2.14'],
+                         capture_output=True, text=True)
     assert pip.returncode == 0, pip.stderr
-    out = subprocess.run([tmp_path/'v/bin/pico-train', tmp_path/'r', 'stories', '--preset', 'nano', '--max_steps', '3', '--limit', '100000'], capture_output=True, text=True, cwd=tmp_path)
+    out = subprocess.run([tmp_path/'v/bin/pico-train', tmp_path/'r', 'stories', '--preset', 'nano', '--max_steps', '3',
+                          '--limit', '100000'], capture_output=True, text=True, cwd=tmp_path)
     assert out.returncode == 0, out.stderr
-    out = subprocess.run([tmp_path/'v/bin/pico-generate', tmp_path/'r', '--prompt', 'Once', '--max_bytes', '20'], capture_output=True, text=True, cwd=tmp_path)
+    out = subprocess.run([tmp_path/'v/bin/pico-generate', tmp_path/'r', '--prompt', 'Once', '--max_bytes', '20'],
+                         capture_output=True, text=True, cwd=tmp_path)
     assert out.returncode == 0 and out.stdout.startswith('Once'), out.stderr

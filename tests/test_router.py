@@ -7,18 +7,25 @@ from pico.model import Pico, PicoConfig
 from pico.router import ROUTERS, RunningQuantile
 from pico.train import TrainConfig, backward, flops_per_byte, make_optimizer, rate
 
-TINY = dict(dim=24, next_tokens=2, att_q_heads=3, att_kv_heads=1, fb_num_blocks=1, fb_att_window_size=8, latent_num_blocks=1, latent_att_window_size=32)
+TINY = dict(dim=24, next_tokens=2, att_q_heads=3, att_kv_heads=1, fb_num_blocks=1, fb_att_window_size=8,
+            latent_num_blocks=1, latent_att_window_size=32)
 def tiny(router, capacity=.25, **kw):
     torch.manual_seed(0)
     return Pico(PicoConfig.from_dict(TINY | dict(router=router, latent_capacity_factor=capacity) | kw))
 
 def trained(model, steps, rows=4, T=256, micro=1):
-    model.train(); opt = make_optimizer(model, TrainConfig(learning_rate=5e-3)); corpus = load_corpus('stories')
+    model.train()
+    opt = make_optimizer(model, TrainConfig(learning_rate=5e-3))
+    corpus = load_corpus('stories')
     for i in range(steps):
-        for g in opt.param_groups: g['lr'] = 5e-3 * rate(i, i/steps, 10, 'cosine')     # as every run does: at the end the scores stand still
+        # as every run does: at the end the scores stand still
+        for g in opt.param_groups: g['lr'] = 5e-3 * rate(i, i/steps, 10, 'cosine')
         bs = [batch(corpus, i, rows, T, model.config.next_tokens)]
         if micro > 1: bs = [(x, y) for x,y in zip(bs[0][0].chunk(micro), bs[0][1].chunk(micro))]
-        backward(model, bs); opt.step(); opt.zero_grad(); model.router_state_step()
+        backward(model, bs)
+        opt.step()
+        opt.zero_grad()
+        model.router_state_step()
     return model
 
 @pytest.mark.parametrize('capacity', [.125, .25, .5])
@@ -31,39 +38,57 @@ def test_budget_is_kept_on_held_out_text(router, capacity):
 @pytest.mark.parametrize('router', ['threshold', 'predictor'])
 def test_state_does_not_depend_on_how_a_step_is_cut(router):
     a, b = (trained(tiny(router).double(), 5, rows=8, T=64, micro=m) for m in (1, 4))
-    for (k, v), w in zip(a.state_dict().items(), b.state_dict().values()): torch.testing.assert_close(v, w, rtol=1e-9, atol=1e-12, msg=k)
+    for (k, v), w in zip(a.state_dict().items(), b.state_dict().values()):
+        torch.testing.assert_close(v, w, rtol=1e-9, atol=1e-12, msg=k)
 
 def test_threshold_is_causal_in_training_too():
     model = trained(tiny('threshold').double(), 3)
-    x = torch.randint(97, 123, (1, 64)); y = x.clone(); y[0, 40:] = 65
+    x = torch.randint(97, 123, (1, 64))
+    y = x.clone()
+    y[0, 40:] = 65
     one, two = model(x), model(y)
-    torch.testing.assert_close(one.logits[:, :40], two.logits[:, :40]); assert torch.equal(one.routed[:, :40], two.routed[:, :40])
-    topk = tiny('topk').double().train()                          # the comparison can fail: the training rule of topk looks ahead
-    assert any(not torch.equal(topk(x).routed[:, :40], topk(torch.cat([x[:, :40], torch.randint(0, 256, (1, 24))], 1)).routed[:, :40]) for _ in range(20))
+    torch.testing.assert_close(one.logits[:, :40], two.logits[:, :40])
+    assert torch.equal(one.routed[:, :40], two.routed[:, :40])
+    # the comparison can fail: the training rule of topk looks ahead
+    topk = tiny('topk').double().train()
+    assert any(not torch.equal(topk(x).routed[:, :40], topk(torch.cat([x[:, :40], torch.randint(0, 256, (1, 24))],
+                                                                      1)).routed[:, :40]) for _ in range(20))
 
 def test_the_ceiling_bounds_a_row_in_training_only():
-    model = tiny('threshold').train(); model.latent.router.quantile.value.fill_(-1e3)     # everything passes
+    model = tiny('threshold').train()
+    model.latent.router.quantile.value.fill_(-1e3)     # everything passes
     x = torch.randint(0, 256, (2, 64))
     assert (model(x).routed.sum(1) == 1 + 2*16).all() and model(x).routed[:, :33].all()
     assert model.eval()(x).routed.all() and model(x, routing='train').routed.all()
 
 def test_state_is_saved_and_frozen(tmp_path):
-    model = trained(tiny('threshold'), 5); value = model.latent.router.quantile.value
+    model = trained(tiny('threshold'), 5)
+    value = model.latent.router.quantile.value
     assert value != 0
-    model.save_pretrained(tmp_path); again = Pico.from_pretrained(tmp_path)
-    assert torch.equal(again.latent.router.quantile.value, value) and again.latent.router.quantile.value.dtype == torch.float64
-    again(torch.randint(0, 256, (1, 64)), routing='train'); again.router_state_step()
+    model.save_pretrained(tmp_path)
+    again = Pico.from_pretrained(tmp_path)
+    assert torch.equal(again.latent.router.quantile.value,
+                       value) and again.latent.router.quantile.value.dtype == torch.float64
+    again(torch.randint(0, 256, (1, 64)), routing='train')
+    again.router_state_step()
     assert torch.equal(again.latent.router.quantile.value, value)
 
 def test_a_quantile_ignores_an_empty_step_and_survives_extremes():
-    q = RunningQuantile(.25); q.step(); assert q.value == 0
-    q.count(torch.tensor([1e30, -1e30, 0., 1.])); q.step(); assert torch.isfinite(q.value)
+    q = RunningQuantile(.25)
+    q.step()
+    assert q.value == 0
+    q.count(torch.tensor([1e30, -1e30, 0., 1.]))
+    q.step()
+    assert torch.isfinite(q.value)
 
 def test_flops_count_the_router_and_what_was_routed():
-    c = PicoConfig.from_dict(TINY | dict(router='space', latent_capacity_factor=.25)); n, a = (dataclasses.replace(c, router=r) for r in ('none', 'all'))
+    c = PicoConfig.from_dict(TINY | dict(router='space', latent_capacity_factor=.25))
+    n, a = (dataclasses.replace(c, router=r) for r in ('none', 'all'))
     assert flops_per_byte(c, 0.) == flops_per_byte(n) and flops_per_byte(c, 1.) == flops_per_byte(a)
     assert flops_per_byte(c, .5) == (flops_per_byte(n) + flops_per_byte(a)) / 2
-    assert flops_per_byte(dataclasses.replace(c, router='topk')) - flops_per_byte(dataclasses.replace(c, router='stride')) == 6 * 24
+    assert flops_per_byte(dataclasses.replace(c,
+                                              router='topk')) - flops_per_byte(
+                                                  dataclasses.replace(c, router='stride')) == 6 * 24
     assert flops_per_byte(dataclasses.replace(c, latent_carry='yes')) - flops_per_byte(c) == 2 * 6 * 24
 
 @pytest.mark.parametrize('router, rule', [('tuned', 'space'), ('words', 'whitespace')])
@@ -73,13 +98,18 @@ def test_tuned_is_its_rule_at_first_and_learns_to_leave_it(router, rule):
     assert rule(x).routed.float().mean(1).min() > .2                     # the rule is above its budget here
     assert torch.equal(m(x, routing='causal').routed, rule(x).routed) and m(x).routed.float().mean(1).max() <= .2
     text = torch.tensor([list((b'Mia likes every yellow kite. ' * 9)[:256])] * 2)
-    assert torch.equal(m(text).routed, m(text, routing='causal').routed)              # below its budget one rule serves both
-    forced = torch.rand(2, 256, generator=torch.Generator().manual_seed(0)) < .1                                     # others than the rule's: the auxiliary loss moves it there
+    # below its budget one rule serves both
+    assert torch.equal(m(text).routed, m(text, routing='causal').routed)
+    # others than the rule's: the auxiliary loss moves it there
+    forced = torch.rand(2, 256, generator=torch.Generator().manual_seed(0)) < .1
     h = torch.randn(2, 256, 24) + torch.where(forced, 3., -3.)[...,None]
     r, args = m.latent.router, (text, torch.full((2, 1), -1), None)
     optimizer = torch.optim.Adam(r.parameters(), .05)
     for _ in range(300):
-        route = r(h, *args); route.chosen = forced
-        optimizer.zero_grad(); r.auxiliary(route).backward(); optimizer.step()
+        route = r(h, *args)
+        route.chosen = forced
+        optimizer.zero_grad()
+        r.auxiliary(route).backward()
+        optimizer.step()
     assert (r(h, *args).chosen == forced).float().mean() > .95
     assert r(h, *args, train=True).chosen.float().mean() <= .2

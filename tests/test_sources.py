@@ -38,7 +38,8 @@ def fails(source, *parts, **kw):
 
 # Splits
 
-@pytest.mark.parametrize('sizes', [(2_000, 320_000), (320_000, 2_000), (50_000, 50_000), (11_000, 1_200_000), (100, 100, 100), (1, 10_000, 1, 1, 30_000), (10_000,)*7 + (1_000_000,)])
+@pytest.mark.parametrize('sizes', [(2_000, 320_000), (320_000, 2_000), (50_000, 50_000), (11_000, 1_200_000),
+                                   (100, 100, 100), (1, 10_000, 1, 1, 30_000), (10_000,)*7 + (1_000_000,)])
 def test_validation_is_a_tenth_however_large_the_documents(sizes, tmp_path):
     d = files(tmp_path/'d', {f'{i:02d}.txt': (f'{i} é' + words(n//4))[:n].encode()[:n] for i, n in enumerate(sizes)})
     assert .09 <= share(d) <= .11
@@ -51,8 +52,10 @@ def test_rows_are_cut_where_they_must_be(tmp_path):
     rows = [dict(text=words(20)), dict(text=words(5000)), dict(text=words(30))]
     files(tmp_path, {'a.jsonl': lines(*rows)})
     assert .09 <= share(tmp_path/'a.jsonl') <= .11
-    for i in range(5): assert .09 <= share(files(tmp_path/f'{i}', {'a.txt': 'кот ' * (50 + i), 'b.txt': 'я' * 99})) <= .11
-    for text in texts(tmp_path/'4', 'train') + texts(tmp_path/'4', 'validation'): assert '\ufffd' not in text     # decoded strictly: no character is cut
+    for i in range(5):
+        assert .09 <= share(files(tmp_path/f'{i}', {'a.txt': 'кот ' * (50 + i), 'b.txt': 'я' * 99})) <= .11
+    # decoded strictly: no character is cut
+    for text in texts(tmp_path/'4', 'train') + texts(tmp_path/'4', 'validation'): assert '\ufffd' not in text
 
 @settings(deadline=None, derandomize=True, max_examples=150)
 @given(st.lists(st.lists(st.integers(1, 900), min_size=1, max_size=6), min_size=1, max_size=6), st.integers(1, 9000))
@@ -70,7 +73,8 @@ def test_any_documents_are_divided_well(sizes, limit):
     kept = ''.join(d.decode() for d in Corpus(data._cut(pieces, limit, limit*9//10)[0]).documents())
     assert whole.startswith(kept) and min(total, limit*9//10 - 2) <= len(kept.encode()) <= limit
 
-OLD = {                                                                                  # made by the code before documents were cut
+# made by the code before documents were cut
+OLD = {
     'tree train': (57796, 86, 'be6a732cb14c8c6f'), 'tree validation': (6599, 10, '303f8157ce0197f8'),
     'one.txt train': (21294, 1, 'c51197b89ff98aa6'), 'one.txt validation': (2367, 1, '0232d50526b41ac0'),
     'russian.txt train': (4510, 1, 'b192e1f85972da74'), 'russian.txt validation': (502, 1, 'ac748d4b850e2c5f'),
@@ -85,8 +89,10 @@ def test_what_was_well_divided_stays_to_the_byte(tmp_path):
             text = f'"Module {m}."\n' + words(40 + (p*8+m)*13 % 90, p*8+m+1) + '\n'
             files(tmp_path, {f'tree/package{p:02d}/module{m}.py': text})
     rows = [words(20 + i % 7, i+1) for i in range(200)]
-    files(tmp_path, {'one.txt': words(3000, 3), 'russian.txt': 'кот и '*501 + 'é', 'bytes.bin': bytes((i*i) % 256 for i in range(5003)),
-                     'rows.jsonl': lines(*[dict(text=r) for r in rows]), 'rows.csv': 'id,text\n' + ''.join(f'{i},{r}\n' for i, r in enumerate(rows))})
+    files(tmp_path, {'one.txt': words(3000, 3), 'russian.txt': 'кот и '*501 + 'é',
+                     'bytes.bin': bytes((i*i) % 256 for i in range(5003)),
+                     'rows.jsonl': lines(*[dict(text=r) for r in rows]),
+                     'rows.csv': 'id,text\n' + ''.join(f'{i},{r}\n' for i, r in enumerate(rows))})
     for key, want in OLD.items():
         name, split = key.split()
         for rule in (1, 2):
@@ -102,11 +108,13 @@ def test_the_standard_library_is_divided_between_its_files():
     assert load_corpus('python', rule=1).fingerprint == t.fingerprint
 
 def test_a_run_of_rule_1_finds_its_text_again(tmp_path):
-    d = files(tmp_path/'d', {'README.md': 'a'*2000, 'shakespeare.txt': 'b'*320_000, 'wide.txt': 'кот'.encode('utf-16'), 'build/x.txt': 'c'*10})
+    d = files(tmp_path/'d', {'README.md': 'a'*2000, 'shakespeare.txt': 'b'*320_000, 'wide.txt': 'кот'.encode('utf-16'),
+                             'build/x.txt': 'c'*10})
     t, v = load_corpus(d, rule=1), load_corpus(d, 'validation', rule=1)
     assert (t.text_bytes, v.text_bytes, t.rule, load_corpus(d).rule) == (2010, 320_000, 1, 2)
     assert texts(d, rule=1) == ['a'*2000, 'c'*10, 'b'*320_000]
-    files(d, {'run/train.json': json.dumps(dict(settings={}, data={}, config={})), 'run/notes.txt': 'x'*100})   # the run that it makes there
+    # the run that it makes there
+    files(d, {'run/train.json': json.dumps(dict(settings={}, data={}, config={})), 'run/notes.txt': 'x'*100})
     assert load_corpus(d, rule=1).fingerprint == t.fingerprint
     files(tmp_path, {'a.csv': 'text\nNA\nabc\n'})
     assert texts(tmp_path/'a.csv', rule=1) == ['abc'] and texts(tmp_path/'a.csv') == ['NA', 'abc']
@@ -114,10 +122,13 @@ def test_a_run_of_rule_1_finds_its_text_again(tmp_path):
 
 NAMED = dict(
     files={'train.txt': 'learn', 'valid.txt': 'check'}, sorted_last={'test.txt': 'check', 'train.txt': 'learn'},
-    folders={'train/a.txt': 'learn', 'test/a.txt': 'check'}, deeper={'data/train/a.txt': 'learn', 'data/val/b.txt': 'check'},
+    folders={'train/a.txt': 'learn', 'test/a.txt': 'check'},
+    deeper={'data/train/a.txt': 'learn', 'data/val/b.txt': 'check'},
     inside={'wiki.train.raw': 'learn', 'wiki.valid.raw': 'check'}, capitals={'TRAIN.TXT': 'learn', 'Dev.txt': 'check'},
-    all_three={'train.txt': 'learn', 'valid.txt': 'check', 'test.txt': 'final'}, readme={'README.md': 'about it', 'train.txt': 'learn', 'dev.txt': 'check'},
-    folders_beside={'training/a.txt': 'learn'*20, 'validation/b.txt': 'check', 'notes.txt': 'n'}, train_of_tests={'train/test_1.txt': 'learn', 'test/train_1.txt': 'check'})
+    all_three={'train.txt': 'learn', 'valid.txt': 'check', 'test.txt': 'final'},
+    readme={'README.md': 'about it', 'train.txt': 'learn', 'dev.txt': 'check'},
+    folders_beside={'training/a.txt': 'learn'*20, 'validation/b.txt': 'check', 'notes.txt': 'n'},
+    train_of_tests={'train/test_1.txt': 'learn', 'test/train_1.txt': 'check'})
 
 @pytest.mark.parametrize('case', NAMED)
 def test_names_that_say_the_split(case, tmp_path):
@@ -125,21 +136,29 @@ def test_names_that_say_the_split(case, tmp_path):
     assert set(''.join(texts(d, 'train'))) <= set('learn') and texts(d, 'validation') == ['check']
     if case == 'all_three': assert texts(d, 'test') == ['final'] and texts(d) == ['learn', 'check', 'final']
     else: assert 'final' not in texts(d)
-    if 'README.md' in NAMED[case] or 'notes.txt' in NAMED[case]: assert 'named for no split (1: ' in load_corpus(d).notes[0]
+    if 'README.md' in NAMED[case] or 'notes.txt' in NAMED[case]:
+        assert 'named for no split (1: ' in load_corpus(d).notes[0]
 
-@pytest.mark.parametrize('names', [('train.py', 'test.py', 'model.py'), ('train.py', 'test.py'), ('train.txt', 'valid.txt', 'other.txt'), ('train/a.txt', 'test/a.txt', 'more/a.txt'),
-                                   ('train-1.txt', 'train-2.txt'), ('test.txt', 'valid.txt'), ('src/train.py', 'src/test.py', 'README.md'), ('trains.txt', 'detest.txt'), ('train_valid.txt', 'test.txt')])
+@pytest.mark.parametrize('names', [('train.py', 'test.py', 'model.py'), ('train.py', 'test.py'),
+                                   ('train.txt', 'valid.txt', 'other.txt'), ('train/a.txt', 'test/a.txt', 'more/a.txt'),
+                                   ('train-1.txt', 'train-2.txt'), ('test.txt', 'valid.txt'),
+                                   ('src/train.py', 'src/test.py', 'README.md'), ('trains.txt', 'detest.txt'),
+                                   ('train_valid.txt', 'test.txt')])
 def test_names_that_say_nothing(names, tmp_path):
     d = files(tmp_path/'d', {n: words(60, i+1) for i, n in enumerate(names)})
     assert .09 <= share(d) <= .11 and len(texts(d)) == len(names) and not load_corpus(d).notes
 
 def test_names_of_files_of_rows(tmp_path):
     row = lambda *texts: lines(*[dict(text=t) for t in texts])
-    d = files(tmp_path/'a', {'train.jsonl': row('a', 'b'), 'dev.jsonl': row('c'), 'more.jsonl': row('d')})     # the Hub's convention: one name is enough
-    assert texts(d, 'train') == ['a', 'b'] and texts(d, 'validation') == ['c'] and 'named for no split (1: more.jsonl)' in load_corpus(d).notes[0]
+    # the Hub's convention: one name is enough
+    d = files(tmp_path/'a', {'train.jsonl': row('a', 'b'), 'dev.jsonl': row('c'), 'more.jsonl': row('d')})
+    assert texts(d, 'train') == ['a', 'b'] and texts(d,
+                                                     'validation') == ['c'] and 'named for no split (1: more.jsonl)' in load_corpus(d).notes[0]
     d = files(tmp_path/'b', {'data/old-00000-of-00001.jsonl': row('a'), 'data/new-00000-of-00001.jsonl': row('b')})
     assert texts(d, 'old') == ['a'] and texts(d, 'new') == ['b']
-    d = files(tmp_path/'c', {'README.md': '---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: one.csv\n  - split: test\n    path: two.csv\n---\n', 'one.csv': 'text\nNA\n' + 'a\n'*98, 'two.csv': 'text\nb\n'})
+    d = files(tmp_path/'c', {'README.md': '---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n   '
+                                          ' path: one.csv\n  - split: test\n    path: two.csv\n---\n',
+                                          'one.csv': 'text\nNA\n' + 'a\n'*98, 'two.csv': 'text\nb\n'})
     assert texts(d, 'train') == ['NA'] + ['a']*98 and texts(d, 'test') == ['b']
 
 @pytest.mark.parametrize('sizes', [(10, 50_000), (300, 300, 5000), (9_000, 10, 10, 5_000), (40,)*500])
@@ -157,21 +176,27 @@ def test_a_limit_of_stories():
         c = load_corpus('stories', limit=limit)
         text = b''.join(c.documents())
         assert limit*.9 - 1 <= len(text) <= limit and told.startswith(text) and c.floor > 0
-    assert load_corpus('stories', limit=2000, rule=1).num_documents == 1 and load_corpus('stories', limit=2000).num_documents == 2
+    assert load_corpus('stories', limit=2000, rule=1).num_documents == 1 and load_corpus('stories',
+                                                                                         limit=2000).num_documents == 2
 
 # CSV
 
 @pytest.mark.parametrize('ending, sep', [('csv', ','), ('tsv', '\t'), ('TSV', '\t'), ('Csv', ','), ('csv.gz', ',')])
 def test_csv_is_text_as_it_stands(ending, sep, tmp_path):
-    values = ['NA', 'null', 'None', 'nan', 'N/A', '', '007', '1e5', 'true', '2020-01-01', ' x ', '-', 'é', 'a "word" here']
-    text = f'id{sep}text\n' + ''.join(f'{i}{sep}' + (f'"{v.replace(chr(34), chr(34)*2)}"' if '"' in v else v) + '\n' for i, v in enumerate(values))
+    values = ['NA', 'null', 'None', 'nan', 'N/A', '', '007', '1e5', 'true', '2020-01-01', ' x ', '-', 'é',
+              'a "word" here']
+    text = f'id{sep}text\n' + ''.join(f'{i}{sep}' + (f'"{v.replace(chr(34), chr(34)*2)}"' if '"' in v else v) + '\n'
+                                      for i, v in enumerate(values))
     f = tmp_path/f'a.{ending}'
     f.write_bytes(gzip.compress(text.encode()) if ending.endswith('gz') else text.encode())
-    assert texts(f) == [v for v in values if v]                                           # an empty document has nothing to read
+    # an empty document has nothing to read
+    assert texts(f) == [v for v in values if v]
     assert texts(f, column='id') == [str(i) for i in range(len(values))]
-    if not ending.endswith('gz'): assert texts(files(tmp_path/'d', {f'a.{ending}': text, 'README.md': 'x'})) == [v for v in values if v]
+    if not ending.endswith('gz'):
+        assert texts(files(tmp_path/'d', {f'a.{ending}': text, 'README.md': 'x'})) == [v for v in values if v]
 
-@pytest.mark.parametrize('values', [['1', '2'], ['1.0', '2'], ['True', 'False'], ['2020-01-01', 'NA'], ['NA', 'NA'], ['1']*9990 + ['x']*30])
+@pytest.mark.parametrize('values', [['1', '2'], ['1.0', '2'], ['True', 'False'], ['2020-01-01', 'NA'], ['NA', 'NA'],
+                                    ['1']*9990 + ['x']*30])
 def test_columns_that_look_like_something_else(values, tmp_path):
     (tmp_path/'a.csv').write_text('text,n\n' + ''.join(f'{v},{v}\n' for v in values))
     assert texts(tmp_path/'a.csv') == values == texts(tmp_path/'a.csv', column='n')
@@ -184,22 +209,26 @@ def test_a_spreadsheets_unicode_text(tmp_path):
 
 # JSON
 
-ODD = {'half a pair': '{"text": "\\ud83d"}', 'a number': '{"text": 7}', 'a truth value': '{"text": true}', 'a list': '{"text": ["a"]}', 'a date is text': '{"text": "2020-01-01"}',
-       'broken': '{"text": "a', 'a bare number': '7', 'a bare list': '["text"]', 'no utf-8': b'{"text": "\xff"}', 'deep': '[' * 100_000, 'null': '{"text": null}', 'another column': '{"id": 1}', 'blank': '  '}
+ODD = {'half a pair': '{"text": "\\ud83d"}', 'a number': '{"text": 7}', 'a truth value': '{"text": true}',
+       'a list': '{"text": ["a"]}', 'a date is text': '{"text": "2020-01-01"}',
+       'broken': '{"text": "a', 'a bare number': '7', 'a bare list': '["text"]', 'no utf-8': b'{"text": "\xff"}',
+       'deep': '[' * 100_000, 'null': '{"text": null}', 'another column': '{"id": 1}', 'blank': '  '}
 
 @pytest.mark.parametrize('case', ODD)
 @pytest.mark.parametrize('ending', ['jsonl', 'ndjson', 'jsonl.gz'])
 def test_one_odd_row(case, ending, tmp_path, capfd):
     good, odd = [f'row {i}' for i in range(200)], ODD[case]
     odd = odd if isinstance(odd, bytes) else odd.encode()
-    text = lines(*[dict(text=t) for t in good[:100]]).encode() + odd + b'\n' + lines(*[dict(text=t) for t in good[100:]]).encode()
+    text = lines(*[dict(text=t) for t in good[:100]]).encode() + odd + b'\n' + lines(*[dict(text=t)
+                                                                                       for t in good[100:]]).encode()
     f = tmp_path/f'a.{ending}'
     f.write_bytes(gzip.compress(text) if ending.endswith('gz') else text)
     extra = ['2020-01-01'] if case == 'a date is text' else []
     assert texts(f) == good[:100] + extra + good[100:]
     notes = load_corpus(f).notes
     if case in ('a date is text', 'null', 'another column', 'blank'): assert notes == []
-    else: assert len(notes) == 1 and f'left out of a.{ending}: rows that cannot be read (1 of 201: line 101 ' in notes[0]
+    else:
+        assert len(notes) == 1 and f'left out of a.{ending}: rows that cannot be read (1 of 201: line 101 ' in notes[0]
     out, err = capfd.readouterr()
     assert out + err == ''
 
@@ -219,11 +248,13 @@ def test_more_than_one_odd_row_in_a_hundred(tmp_path):
     (tmp_path/'b.jsonl.gz').write_bytes(gzip.compress(lines(*rows).encode())[:-20])
     fails(tmp_path/'b.jsonl.gz', 'b.jsonl.gz cannot be loaded')
 
-@pytest.mark.parametrize('values', [['2020-01-01', '2021-12-31'], ['2020-01-01T10:00:00Z'], ['10:30', '2020-01-01 10:00:00'], ['2020-01-01', 'not a date']])
+@pytest.mark.parametrize('values', [['2020-01-01', '2021-12-31'], ['2020-01-01T10:00:00Z'],
+                                    ['10:30', '2020-01-01 10:00:00'], ['2020-01-01', 'not a date']])
 @pytest.mark.parametrize('kind', ['jsonl', 'json', 'lines in json', 'texts in json'])
 def test_dates_are_the_text_they_are(values, kind, tmp_path):
     f = tmp_path/('a.jsonl' if kind == 'jsonl' else 'a.json')
-    f.write_text(json.dumps([dict(text=v) for v in values]) if kind == 'json' else json.dumps(values) if kind == 'texts in json' else lines(*[dict(text=v) for v in values]))
+    f.write_text(json.dumps([dict(text=v) for v in values]) if kind == 'json' else json.dumps(values)
+                 if kind == 'texts in json' else lines(*[dict(text=v) for v in values]))
     assert texts(f) == values
 
 def test_a_list_in_a_file_of_lines_and_a_mixture_in_a_list(tmp_path):
@@ -234,8 +265,10 @@ def test_a_list_in_a_file_of_lines_and_a_mixture_in_a_list(tmp_path):
 
 @pytest.mark.parametrize('odd', ['{"text": 7}', '7', '{"text": [1]}'])
 def test_one_odd_row_in_a_list(odd, tmp_path):
-    (tmp_path/'a.json').write_text('[' + ', '.join([json.dumps(dict(text=f'row {i}')) for i in range(200)] + [odd]) + ']')
-    assert texts(tmp_path/'a.json') == [f'row {i}' for i in range(200)] and '(1 of 201: line 201 ' in load_corpus(tmp_path/'a.json').notes[0]
+    (tmp_path/'a.json').write_text('[' + ', '.join([json.dumps(dict(text=f'row {i}')) for i in range(200)] + [odd])
+                                   + ']')
+    assert texts(tmp_path/'a.json') == [f'row {i}'
+                                        for i in range(200)] and '(1 of 201: line 201 ' in load_corpus(tmp_path/'a.json').notes[0]
 
 def test_a_broken_list_is_refused(tmp_path):
     (tmp_path/'a.json').write_text('[{"text": "a"}, {"te')
@@ -252,13 +285,15 @@ def test_large_files_of_lines_are_kept_in_the_cache(tmp_path, monkeypatch):
     assert load_corpus(f).fingerprint == want.fingerprint and load_corpus(f).notes == want.notes
     monkeypatch.undo()
     f.write_text(lines(*[dict(text=f'now {i}') for i in range(300)]))
-    assert texts(f)[0] == 'now 0'                                                         # another file, another name in the cache
+    # another file, another name in the cache
+    assert texts(f)[0] == 'now 0'
 
 def test_a_cache_that_cannot_be_written_is_not_blamed_on_the_data(tmp_path, monkeypatch):
     import datasets
     (tmp_path/'file').write_text('')
     monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path/'file'/'below')
-    fails(files(tmp_path, {'a.csv': 'text\nhello\n'})/'a.csv', f"the cache in {tmp_path/'file'/'below'} cannot be written", 'set HF_HOME')
+    fails(files(tmp_path, {'a.csv': 'text\nhello\n'})/'a.csv',
+          f"the cache in {tmp_path/'file'/'below'} cannot be written", 'set HF_HOME')
 
 # Types that are bytes by what they say
 
@@ -266,11 +301,13 @@ def test_a_cache_that_cannot_be_written_is_not_blamed_on_the_data(tmp_path, monk
 def test_bytes_where_the_type_says_so(kind, tmp_path):
     import pyarrow as pa, pyarrow.parquet as pq
     values = [None, b'', b'ab', 'é'.encode(), None, b'\x00\xff']
-    make = dict([('uint8 list', pa.list_(pa.uint8())), ('large uint8 list', pa.large_list(pa.uint8())), ('binary', pa.binary())])[kind]
+    make = dict([('uint8 list', pa.list_(pa.uint8())), ('large uint8 list', pa.large_list(pa.uint8())),
+                 ('binary', pa.binary())])[kind]
     column = pa.array([v if v is None or kind == 'binary' else list(v) for v in values], make)
     pq.write_table(pa.table(dict(text=column)), tmp_path/'a.parquet')
     assert list(load_corpus(tmp_path/'a.parquet', 'all').documents()) == [v for v in values if v]
-    assert [bytes(d) for d in Corpus(data.column_pieces(_table(column[2:5]), 'text', 'it')).documents()] == [b'ab', 'é'.encode()]
+    assert [bytes(d) for d in Corpus(data.column_pieces(_table(column[2:5]), 'text',
+                                                        'it')).documents()] == [b'ab', 'é'.encode()]
 
 def _table(column):
     import datasets, pyarrow as pa
@@ -279,7 +316,8 @@ def _table(column):
 @pytest.mark.parametrize('kind', ['int64 list', 'int64', 'double', 'bool', 'struct', 'date'])
 def test_what_is_no_text_is_refused(kind, tmp_path):
     import datetime, pyarrow as pa, pyarrow.parquet as pq
-    value = {'int64 list': [1, 2], 'int64': 7, 'double': 1.5, 'bool': True, 'struct': dict(a=1), 'date': datetime.date(2020, 1, 1)}[kind]
+    value = {'int64 list': [1, 2], 'int64': 7, 'double': 1.5, 'bool': True, 'struct': dict(a=1),
+             'date': datetime.date(2020, 1, 1)}[kind]
     pq.write_table(pa.table(dict(text=pa.array([value, value]))), tmp_path/'a.parquet')
     fails(tmp_path/'a.parquet', "column 'text' of", 'not text: choose a column of text')
 
@@ -288,9 +326,12 @@ def test_what_is_no_text_is_refused(kind, tmp_path):
 RUN = json.dumps(dict(settings={}, data={}, config={}, check='00'))
 
 def test_what_a_folder_leaves_out(tmp_path):
-    d = files(tmp_path/'d', {'a.txt': words(100), 'sub/b.txt': words(50, 2), '.git/config': 'x', '.hidden.txt': 'x', 'node_modules/p/index.js': 'x', '__pycache__/a.txt': 'x',
-                             'env/pyvenv.cfg': '', 'env/lib/x.py': 'x', 'venv/x.py': 'x', 'build/x.txt': 'x', 'dist/x.txt': 'x', 'p.egg-info/x.txt': 'x', 'cache/CACHEDIR.TAG': 'x',
-                             'runs/one/train.json': RUN, 'runs/one/config.json': '{}', 'runs/one/metrics.jsonl': 'x'*5000, 'runs/two/checkpoints/00000010/step.json': '{}', 'runs/two/README.md': 'x',
+    d = files(tmp_path/'d', {'a.txt': words(100), 'sub/b.txt': words(50, 2), '.git/config': 'x', '.hidden.txt': 'x',
+                             'node_modules/p/index.js': 'x', '__pycache__/a.txt': 'x',
+                             'env/pyvenv.cfg': '', 'env/lib/x.py': 'x', 'venv/x.py': 'x', 'build/x.txt': 'x',
+                             'dist/x.txt': 'x', 'p.egg-info/x.txt': 'x', 'cache/CACHEDIR.TAG': 'x',
+                             'runs/one/train.json': RUN, 'runs/one/config.json': '{}', 'runs/one/metrics.jsonl': 'x'
+                             *5000, 'runs/two/checkpoints/00000010/step.json': '{}', 'runs/two/README.md': 'x',
                              'x.png': b'\x89PNG\0', 'y.zip': b'PK', 'empty.txt': ''})
     (d/'link').symlink_to(tmp_path)
     (d/'a link.txt').symlink_to(d/'sub'/'b.txt')
@@ -299,8 +340,11 @@ def test_what_a_folder_leaves_out(tmp_path):
     assert sorted(texts(d)) == sorted([words(100), words(50, 2), words(50, 2)])
     note, = c.notes
     assert '\n' not in note and note.isascii() and note.startswith(f'left out of {d}: ')
-    for part in ('hidden (2: .git, .hidden.txt)', 'installed packages (1: node_modules)', 'cache (2: __pycache__, cache)', 'virtual environment (2: env, venv)', 'build folder (3: build, dist, p.egg-info)',
-                 'run directory (2: runs/one, runs/two)', 'not text (1: x.png)', 'packed (1: y.zip)', 'empty (1: empty.txt)', 'link to a folder (1: link)', 'broken link (1: gone.txt)'):
+    for part in ('hidden (2: .git, .hidden.txt)', 'installed packages (1: node_modules)',
+                 'cache (2: __pycache__, cache)', 'virtual environment (2: env, venv)',
+                 'build folder (3: build, dist, p.egg-info)',
+                 'run directory (2: runs/one, runs/two)', 'not text (1: x.png)', 'packed (1: y.zip)',
+                 'empty (1: empty.txt)', 'link to a folder (1: link)', 'broken link (1: gone.txt)'):
         assert part in note, (part, note)
 
 def test_names_are_counted_and_only_the_first_are_told(tmp_path):
@@ -314,7 +358,8 @@ def test_names_are_counted_and_only_the_first_are_told(tmp_path):
 def test_a_run_inside_its_corpus_goes_on(tmp_path):
     d = files(tmp_path/'d', {'a.txt': words(500)})
     before = load_corpus(d)
-    files(d, {'run/train.json': RUN, 'run/config.json': '{}'})                           # killed before its first checkpoint
+    # killed before its first checkpoint
+    files(d, {'run/train.json': RUN, 'run/config.json': '{}'})
     assert load_corpus(d).fingerprint == before.fingerprint
     files(d, {'run/metrics.jsonl': 'x'*90_000, 'run/README.md': 'x'*9000, 'run/checkpoints/00000001/step.json': '{}'})
     assert load_corpus(d).fingerprint == before.fingerprint
@@ -326,7 +371,9 @@ def test_rows_called_train_are_no_run(tmp_path):
     d = files(tmp_path/'d', {'sub/train.json': row('a'), 'sub/test.json': row('b')})
     assert texts(d, 'train') == ['a'] and texts(d, 'validation') == ['b']
 
-@pytest.mark.parametrize('settings', [{'package.json': json.dumps(dict(name='x', more=['y'*5000]), indent=1)}, {'package-lock.json': json.dumps(dict(a='x'*2_000_000), indent=1)}, {'a/tsconfig.json': json.dumps(dict(a='y'*5000))}])
+@pytest.mark.parametrize('settings', [{'package.json': json.dumps(dict(name='x', more=['y'*5000]), indent=1)},
+                                      {'package-lock.json': json.dumps(dict(a='x'*2_000_000), indent=1)},
+                                      {'a/tsconfig.json': json.dumps(dict(a='y'*5000))}])
 def test_settings_do_not_make_rows_of_text(settings, tmp_path):
     d = files(tmp_path/'d', {'a.txt': words(100)} | settings)
     assert texts(d) == [words(100)] and f'rows beside text (1: {next(iter(settings))})' in load_corpus(d).notes[0]
@@ -341,24 +388,28 @@ def test_rows_and_text_in_one_folder(tmp_path):
     d = files(tmp_path/'c', {'README.md': 'about', 'a.csv': 'story,id\n' + 'abc,1\n'*50})
     fails(d, "no column 'text'", 'story, id')
     assert texts(d, column='story') == ['abc']*50
-    d = files(tmp_path/'d', {'a.jsonl': rows, 'b.csv': 'text\nhello\n', 'package.json': json.dumps(dict(a='x'*90_000), indent=1)})
+    d = files(tmp_path/'d', {'a.jsonl': rows, 'b.csv': 'text\nhello\n',
+                             'package.json': json.dumps(dict(a='x'*90_000), indent=1)})
     assert len(texts(d)) == 20 and 'rows unlike those used (2: b.csv, package.json)' in load_corpus(d).notes[0]
     d = files(tmp_path/'e', {'a.csv': 'text\nhello\n', 'b.TSV': 'text\tid\na,b\t1\n' + 'c\t2\n'*9})
     assert texts(d) == ['a,b'] + ['c']*9
 
 def test_nothing_left_says_what_there_was(tmp_path):
-    fails(files(tmp_path/'d', {'build/a.txt': 'x', 'x.png': b'\0'}), 'holds no text', 'build folder (1: build)', 'not text (1: x.png)')
+    fails(files(tmp_path/'d', {'build/a.txt': 'x', 'x.png': b'\0'}), 'holds no text', 'build folder (1: build)',
+          'not text (1: x.png)')
 
 @pytest.mark.parametrize('codec', ['utf-16', 'utf-16-le', 'utf-16-be', 'utf-32'])
 def test_wide_characters_with_a_byte_order_mark(codec, tmp_path):
     text = 'Жили-были 🐢 старик\n'*50
     raw = ({'utf-16-le': codecs.BOM_UTF16_LE, 'utf-16-be': codecs.BOM_UTF16_BE}.get(codec, b'')) + text.encode(codec)
-    d = files(tmp_path/'d', {'a.txt': raw, 'b.txt': 'plain', 'c.bin': codecs.BOM_UTF16_LE + b'\x00\xd8', 'd.bin': codecs.BOM_UTF16_LE + b'a\0\0\0b\0'})
+    d = files(tmp_path/'d', {'a.txt': raw, 'b.txt': 'plain', 'c.bin': codecs.BOM_UTF16_LE + b'\x00\xd8',
+                             'd.bin': codecs.BOM_UTF16_LE + b'a\0\0\0b\0'})
     assert texts(d) == [text, 'plain']
     left, turned = load_corpus(d).notes
     assert 'not text (2: c.bin, d.bin)' in left and 'UTF-16 or UTF-32 (1: a.txt)' in turned
     assert texts(d/'a.txt') == [text] and 'turned into UTF-8' in load_corpus(d/'a.txt').notes[0]
-    assert list(load_corpus(d/'c.bin', 'all').documents()) == [b'\xff\xfe\x00\xd8'] and load_corpus(d/'a.txt', rule=1, split='all').text_bytes == len(raw)
+    assert list(
+        load_corpus(d/'c.bin', 'all').documents()) == [b'\xff\xfe\x00\xd8'] and load_corpus(d/'a.txt', rule=1, split='all').text_bytes == len(raw)
 
 def test_what_may_not_be_read_is_left_out(tmp_path, monkeypatch):
     d = files(tmp_path/'d', {'a.txt': 'x'*100, 'secret.txt': 'y', 'secret.csv': 'text\ny\n', 'closed/b.txt': 'z'})
@@ -393,7 +444,8 @@ for ask in (lambda: [batch(c, s, 4, 512, 8) for s in range(400)], lambda: c.fing
     f = files(tmp_path, {'a.txt': words(30_000)})/'a.txt'
     r = subprocess.run([sys.executable, '-c', code, str(f), str(left)], capture_output=True, text=True)
     assert r.returncode == 0 and r.stderr == '', r.stderr[-500:]
-    assert len(r.stdout.splitlines()) == 3 and all('has become shorter while it was used' in l and 'must not change' in l for l in r.stdout.splitlines()), r.stdout
+    assert len(r.stdout.splitlines()) == 3 and all('has become shorter while it was used' in l
+                                                   and 'must not change' in l for l in r.stdout.splitlines()), r.stdout
 
 def test_a_saved_data_set_cut_short_while_it_is_read(tmp_path):
     import datasets
@@ -425,10 +477,12 @@ def _rows(corpus, out): out.put(batch(corpus, 3, 2, 50, 3)[0].numpy())
 def test_a_corpus_can_be_sent_to_another_process(tmp_path):
     import multiprocessing
     f = files(tmp_path, {'a.txt': words(500), 'a.jsonl': lines(*[dict(text=words(50, i)) for i in range(9)])})
-    for c in (load_corpus(f/'a.txt'), load_corpus(f/'a.jsonl'), Corpus.from_bytes([b'abc'*99, b'd'*99]), load_corpus('stories', limit=5000)):
+    for c in (load_corpus(f/'a.txt'), load_corpus(f/'a.jsonl'), Corpus.from_bytes([b'abc'*99, b'd'*99]),
+              load_corpus('stories', limit=5000)):
         c.read(0, 5)
         again = pickle.loads(pickle.dumps(c))
-        assert again.fingerprint == c.fingerprint and again.notes == c.notes and torch.equal(batch(again, 3, 2, 50, 3)[0], batch(c, 3, 2, 50, 3)[0])
+        assert again.fingerprint == c.fingerprint and again.notes == c.notes and torch.equal(
+            batch(again, 3, 2, 50, 3)[0], batch(c, 3, 2, 50, 3)[0])
     c, spawn = load_corpus(f/'a.txt'), multiprocessing.get_context('spawn')
     out = spawn.Queue()
     worker = spawn.Process(target=_rows, args=(c, out))
@@ -440,7 +494,8 @@ def test_how_a_path_is_spelled_does_not_matter(tmp_path, monkeypatch):
     files(tmp_path, {'here/corpus.txt': words(500), 'here/sub/x.txt': 'x'})
     monkeypatch.chdir(tmp_path/'here')
     monkeypatch.setenv('HOME', str(tmp_path/'here'))
-    spelled = ['corpus.txt', './corpus.txt', 'sub/../corpus.txt', str(tmp_path/'here'/'corpus.txt'), '~/corpus.txt', Path('corpus.txt')]
+    spelled = ['corpus.txt', './corpus.txt', 'sub/../corpus.txt', str(tmp_path/'here'/'corpus.txt'), '~/corpus.txt',
+               Path('corpus.txt')]
     found = [load_corpus(s).identity for s in spelled]
     monkeypatch.chdir(tmp_path)
     found.append(load_corpus('here/corpus.txt').identity)
@@ -461,7 +516,8 @@ for source in ('~/x', '~nosuchuser/x', '~nosuchuser/x.csv', '~'):
     try: load_corpus(source)
     except InputError as e: print(e)
 '''
-    env = {k: v for k, v in os.environ.items() if k not in ('HOME', 'PICO_CACHE', 'XDG_CACHE_HOME')} | ({'HOME': '/dev/null/none'} if home else {})
+    env = {k: v for k, v in os.environ.items()
+           if k not in ('HOME', 'PICO_CACHE', 'XDG_CACHE_HOME')} | ({'HOME': '/dev/null/none'} if home else {})
     env['PYTHONPATH'] = os.pathsep.join([os.getcwd(), env.get('PYTHONPATH', '')])
     (tmp_path/'w').mkdir()
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env, cwd=tmp_path/'w')
@@ -482,7 +538,8 @@ def rows_of(stream):
     while not lane.epoch: lane.fill(len(lane.values) + 1)
     kinds, values = np.frombuffer(bytes(lane.kinds), np.uint8), bytes(lane.values)
     ends = np.flatnonzero(kinds == data.CLOSE)
-    return [values[a+1:b].decode() for a, b in zip([0, *(ends + 1)], ends)][:-1]             # the last is the first once more
+    # the last is the first once more
+    return [values[a+1:b].decode() for a, b in zip([0, *(ends + 1)], ends)][:-1]
 
 def stream_fails(source, *parts, **kw):
     from pico.streaming import Stream
@@ -501,7 +558,8 @@ def test_streamed_columns_that_are_no_text(value, ending, tmp_path):
 def test_streamed_bytes_where_the_type_says_so(tmp_path):
     import pyarrow as pa, pyarrow.parquet as pq
     from pico.streaming import Stream
-    pq.write_table(pa.table(dict(text=pa.array([[97, 98], None, [99]], pa.list_(pa.uint8())), b=pa.array([b'ab', None, b'c']))), tmp_path/'a.parquet')
+    pq.write_table(pa.table(dict(text=pa.array([[97, 98], None, [99]], pa.list_(pa.uint8())),
+                                 b=pa.array([b'ab', None, b'c']))), tmp_path/'a.parquet')
     for column in ('text', 'b'): assert rows_of(Stream(str(tmp_path/'a.parquet'), column)) == ['ab', 'c']
     stream_fails(tmp_path/'a.parquet', "no column 'c'", 'text, b', column='c')
 
@@ -510,13 +568,17 @@ def test_streamed_csv_is_text_as_it_stands(ending, tmp_path):
     from pico.streaming import Stream
     values = ['NA', 'null', '007', 'true', '2020-01-01', '', 'a, b']
     sep = ',' if ending == 'csv' else '\t'
-    (tmp_path/f'a.{ending}').write_text(f'text{sep}id\n' + ''.join((f'"{v}"' if sep in v else v) + f'{sep}{i}\n' for i, v in enumerate(values)))
+    (tmp_path/f'a.{ending}').write_text(f'text{sep}id\n' + ''.join((f'"{v}"' if sep in v else v) + f'{sep}{i}\n' for i,
+                                                                   v in enumerate(values)))
     assert rows_of(Stream(str(tmp_path/f'a.{ending}'))) == [v for v in values if v]
 
 def test_streamed_lines_pass_over_odd_rows(tmp_path):
     from pico.streaming import Stream
     good = [f'row {i}' for i in range(300)]
-    d = files(tmp_path/'d', {'a.jsonl': lines(*[dict(text=t) for t in good], '{"text": "\\ud83d"}', dict(text='2020-01-01')), 'package.json': json.dumps(dict(a='x'*90_000), indent=1), 'README.md': 'about'})
+    d = files(tmp_path/'d', {'a.jsonl': lines(*[dict(text=t) for t in good], '{"text": "\\ud83d"}',
+                                              dict(text='2020-01-01')),
+                                              'package.json': json.dumps(dict(a='x'*90_000), indent=1),
+                                              'README.md': 'about'})
     s = Stream(str(d))
     from pico.streaming import held_out
     assert rows_of(s) == [t for t in good + ['2020-01-01'] if not held_out(t.encode())]

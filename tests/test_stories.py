@@ -10,7 +10,8 @@ def test_a_story_is_a_pure_function_of_two_numbers():
 
 def test_first_story_is_the_same_on_every_python():
     import hashlib
-    assert hashlib.sha256(''.join(story(i, s).text for i in range(3) for s in (0, 1)).encode()).hexdigest()[:16] == FIRST
+    assert hashlib.sha256(''.join(story(i, s).text for i in range(3) for s in (0,
+                                                                               1)).encode()).hexdigest()[:16] == FIRST
 
 FIRST = 'b815dcceece1769b'
 
@@ -24,7 +25,9 @@ def test_vocabulary():
     assert len(words) >= 1000
 
 def test_text_determines_the_choices():
-    for i in range(500, 900): s = story(i); assert bits_of(s.text) == pytest.approx(s.bits) == pytest.approx(sum(b for _,b in s.choices))
+    for i in range(500, 900):
+        s = story(i)
+        assert bits_of(s.text) == pytest.approx(s.bits) == pytest.approx(sum(b for _,b in s.choices))
 
 def test_another_text_is_refused():
     s = SOME[0].text
@@ -50,12 +53,14 @@ def test_held_out_sentences_are_seldom_in_10_MB_of_training_text():
     cut = lambda text: [x for x in re.split(r'(?<=[.!?"]) ', text) if len(x) > 40]
     seen, size = set(), 0
     for s in stories(0):
-        seen.update(hash(x) for x in cut(s.text)); size += len(s.text)
+        seen.update(hash(x) for x in cut(s.text))
+        size += len(s.text)
         if size > 10_000_000: break
     held = [x for i in range(300) for x in cut(story(i, 1).text)]
     assert sum(hash(x) in seen for x in held) / len(held) < .2
 
 def test_a_long_memory_pays():
-    lost = [sum(math.log2(len(f.rivals)+1) for f in s.facts if s.text.rfind(f.answer, 0, f.referred[0]) < f.referred[0] - 200) for s in SOME]
+    lost = [sum(math.log2(len(f.rivals)+1)
+                for f in s.facts if s.text.rfind(f.answer, 0, f.referred[0]) < f.referred[0] - 200) for s in SOME]
     assert sum(lost) > .05 * sum(s.bits for s in SOME)
     assert 0 < floor(SOME) < 1

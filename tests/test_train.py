@@ -9,9 +9,11 @@ from pico.model import Pico, PicoConfig
 from pico.router import ROUTERS
 from pico.train import OPTIMIZERS, Progress, TrainConfig, backward, read_metrics, span, train
 
-CONFIG = PicoConfig.preset('nano', dim=24, latent_num_blocks=1, router='topk', latent_carry='no', heads='linear', heads_every=1)
+CONFIG = PicoConfig.preset('nano', dim=24, latent_num_blocks=1, router='topk', latent_carry='no', heads='linear',
+                           heads_every=1)
 TEXT = Corpus.from_bytes([f'Story {i}: Mia has {i} cats. '.encode() for i in range(300)])
-SET = TrainConfig(context_len=64, batch_size=4, learning_rate=3e-3, warmup_steps=2, checkpoint_interval=3, validation_interval=4, validation_bytes=300, max_steps=8)
+SET = TrainConfig(context_len=64, batch_size=4, learning_rate=3e-3, warmup_steps=2, checkpoint_interval=3,
+                  validation_interval=4, validation_bytes=300, max_steps=8)
 
 @pytest.fixture(autouse=True)
 def nobody_stays_behind():
@@ -19,49 +21,65 @@ def nobody_stays_behind():
     processes.clean()
 
 def weights(out): return (Path(out)/'model.safetensors').read_bytes()
-def go(out, config=CONFIG, validation=TEXT, source=TEXT, **changes): return train(out, source, config, dataclasses.replace(SET, **changes), validation, progress=False)
-def plain(out): return [{k: v for k,v in m.items() if k not in ('seconds', 'bytes_per_second')} for m in read_metrics(out)]
+def go(out, config=CONFIG, validation=TEXT, source=TEXT, **changes):
+    return train(out, source, config, dataclasses.replace(SET, **changes), validation, progress=False)
+def plain(out):
+    return [{k: v for k,v in m.items() if k not in ('seconds', 'bytes_per_second')} for m in read_metrics(out)]
 
 def in_order(t):
     "A saved tree with the names of every dictionary in one order: which was set first is no part of the state."
-    if isinstance(t, dict) and 'dict' in t: return {'dict': sorted(([in_order(k), in_order(v)] for k,v in t['dict']), key=repr)}
+    if isinstance(t, dict) and 'dict' in t:
+        return {'dict': sorted(([in_order(k), in_order(v)] for k,v in t['dict']), key=repr)}
     return [in_order(v) for v in t] if isinstance(t, list) else t
 
 def everything(out):
     "Hashes of the newest checkpoint's weights and optimizer state, the rest of its state but the time, and the metrics but the times."
     c = newest(Path(out)/'checkpoints')
     rest = [in_order(pair) for pair in read_json(c/'state.json')['dict'] if pair[0] != 'elapsed']
-    return c.name, [hashlib.sha256((c/f).read_bytes()).hexdigest() for f in ('model.safetensors', 'state.safetensors')], hashlib.sha256(weights(out)).hexdigest(), rest, plain(out)
+    return c.name, [hashlib.sha256((c/f).read_bytes()).hexdigest() for f in ('model.safetensors',
+                                                                             'state.safetensors')], hashlib.sha256(weights(out)).hexdigest(), rest, plain(out)
 
 def kill_often(folder, times, rng, **how):
     "One run without a break, one killed at `times` random moments of its training; returns what both left."
     assert processes.run(lambda: go(folder/'a', **how)) == 0
     m = folder/'b'/'metrics.jsonl'
     lines = lambda: len(m.read_bytes().splitlines()) if m.exists() else 0
-    for kills in range(times):                                    # anywhere: it may still be reading its checkpoint, or repeat steps
-        after = rng.randrange(how['max_steps'] - 1); pause = processes.after(rng.random() * .05)
-        assert processes.killed(lambda: go(folder/'b', **how), lambda: lines() >= after and pause()), 'it ended before it could be killed'
+    # anywhere: it may still be reading its checkpoint, or repeat steps
+    for kills in range(times):
+        after = rng.randrange(how['max_steps'] - 1)
+        pause = processes.after(rng.random() * .05)
+        assert processes.killed(lambda: go(folder/'b', **how),
+                                lambda: lines() >= after and pause()), 'it ended before it could be killed'
     assert processes.run(lambda: go(folder/'b', **how)) == 0
     return everything(folder/'a'), everything(folder/'b')
 
 def test_killed_at_five_random_moments_equals_uninterrupted(tmp_path):
     "Invariant 5, across validation, accumulation and checkpoint boundaries, in one run that is killed again and again."
-    a, b = kill_often(tmp_path, 5, random.Random(), config=dataclasses.replace(CONFIG, router='threshold'), max_steps=100, grad_accumulation_steps=2, validation_interval=4, checkpoint_interval=5)
+    a, b = kill_often(tmp_path, 5, random.Random(), config=dataclasses.replace(CONFIG, router='threshold'),
+                      max_steps=100, grad_accumulation_steps=2, validation_interval=4, checkpoint_interval=5)
     assert a == b
 
 @pytest.mark.slow
-@pytest.mark.parametrize('seed, router, optimizer', [(i, *p) for i,p in enumerate(itertools.islice(itertools.cycle(itertools.product(ROUTERS, OPTIMIZERS)), 30))])
+@pytest.mark.parametrize('seed, router, optimizer',
+                         [
+                             (i, *p) for i,
+                             p in enumerate(itertools.islice(itertools.cycle(itertools.product(ROUTERS, OPTIMIZERS)),
+                                                             30))])
 def test_killed_with_every_router_and_optimizer(tmp_path, seed, router, optimizer):
     rng = random.Random(seed)
-    a, b = kill_often(tmp_path, 2, rng, config=dataclasses.replace(CONFIG, router=router), optimizer=optimizer, max_steps=80,
-                             grad_accumulation_steps=rng.choice([1, 2, 3]), validation_interval=rng.choice([2, 3, 7]), checkpoint_interval=rng.choice([2, 5, 7]))
+    a, b = kill_often(tmp_path, 2, rng, config=dataclasses.replace(CONFIG, router=router), optimizer=optimizer,
+                      max_steps=80,
+                             grad_accumulation_steps=rng.choice([1, 2, 3]), validation_interval=rng.choice([2, 3, 7]),
+                             checkpoint_interval=rng.choice([2, 5, 7]))
     assert a == b
 
 def slowly(f):
     "Saving with a pause at every flush, so that a kill finds it at work."
     def run():
         real = pico.checkpoint.flush
-        def flush(path): time.sleep(.01); real(path)
+        def flush(path):
+            time.sleep(.01)
+            real(path)
         pico.checkpoint.flush = flush
         f()
     return run
@@ -72,16 +90,21 @@ def test_killed_in_the_middle_of_a_save(tmp_path):
     folder = tmp_path/'b'/'checkpoints'
     for step in (2, 6, 10):
         name = f'{step:08d}'
-        assert processes.killed(slowly(lambda: go(tmp_path/'b', **how)), lambda: any(p.name == f'.{name}.tmp' and any(p.glob('*.safetensors')) for p in folder.glob('.*.tmp')))
+        assert processes.killed(slowly(lambda: go(tmp_path/'b', **how)),
+                                lambda: any(p.name == f'.{name}.tmp' and any(p.glob('*.safetensors'))
+                                            for p in folder.glob('.*.tmp')))
         assert step not in all_steps(folder)
-    assert processes.killed(slowly(lambda: go(tmp_path/'b', **how)), lambda: (folder/'00000012').exists())       # while model.safetensors is being replaced
+    # while model.safetensors is being replaced
+    assert processes.killed(slowly(lambda: go(tmp_path/'b', **how)), lambda: (folder/'00000012').exists())
     assert processes.run(lambda: go(tmp_path/'b', **how)) == 0
     assert everything(tmp_path/'a') == everything(tmp_path/'b')
     assert not list(folder.glob('.*.tmp'))
 
 def with_budget(f, budget):
     "Run with another idea of how much of the budget is spent."
-    def run(): pico.train.budget = budget; f()
+    def run():
+        pico.train.budget = budget
+        f()
     return run
 
 def test_raising_max_steps_equals_raising_it_without_a_break(tmp_path):
@@ -92,16 +115,20 @@ def test_raising_max_steps_equals_raising_it_without_a_break(tmp_path):
     assert processes.run(with_budget(lambda: go(tmp_path/'a', max_steps=8), stops_at_5)) == 0
     assert len(read_metrics(tmp_path/'a')) == 5
     assert processes.run(lambda: go(tmp_path/'a', max_steps=16)) == 0
-    assert processes.run(with_budget(lambda: go(tmp_path/'b', max_steps=16), lambda s, step, *rest: step / (8 if step < 5 else 16))) == 0
+    assert processes.run(with_budget(lambda: go(tmp_path/'b', max_steps=16), lambda s, step,
+                                     *rest: step / (8 if step < 5 else 16))) == 0
     assert everything(tmp_path/'a') == everything(tmp_path/'b')
-    for most in (8, 16): assert processes.run(lambda: go(tmp_path/'c', max_steps=most)) == 0          # finished, then raised
-    assert processes.run(with_budget(lambda: go(tmp_path/'d', max_steps=16), lambda s, step, *rest: step / (8 if step < 8 else 16))) == 0
+    # finished, then raised
+    for most in (8, 16): assert processes.run(lambda: go(tmp_path/'c', max_steps=most)) == 0
+    assert processes.run(with_budget(lambda: go(tmp_path/'d', max_steps=16), lambda s, step,
+                                     *rest: step / (8 if step < 8 else 16))) == 0
     assert everything(tmp_path/'c') == everything(tmp_path/'d')
 
 def test_a_time_budget_replays_what_was_recorded(tmp_path):
     "Killed three times, also while it repeats steps: no step ever gets another share of the schedule, and the weights follow from the record."
     go(tmp_path/'pace', max_steps=20, validation=None)
-    step = read_metrics(tmp_path/'pace')[-1]['seconds'] / 20      # a busy machine gets the time that a hundred and more steps need there
+    # a busy machine gets the time that a hundred and more steps need there
+    step = read_metrics(tmp_path/'pace')[-1]['seconds'] / 20
     how, seen = dict(max_steps=None, max_minutes=max(.04, 120*step/60), checkpoint_interval=25, validation=None), {}
     m = tmp_path/'a'/'metrics.jsonl'
     lines = lambda: len(m.read_text().splitlines()) if m.exists() else 0
@@ -110,9 +137,11 @@ def test_a_time_budget_replays_what_was_recorded(tmp_path):
         for l in read_metrics(tmp_path/'a'): assert seen.setdefault(l['step'], l['progress']) == l['progress']
     assert processes.run(lambda: go(tmp_path/'a', **how)) == 0
     done = {l['step']: l['progress'] for l in read_metrics(tmp_path/'a')}
-    assert len(seen) >= 40 and all(done[k] == v for k,v in seen.items()) and list(done.values()) == sorted(done.values())
+    assert len(seen) >= 40 and all(done[k] == v for k,
+                                   v in seen.items()) and list(done.values()) == sorted(done.values())
     assert not (tmp_path/'a'/'replay.jsonl').exists()
-    assert processes.run(with_budget(lambda: go(tmp_path/'b', **how), lambda s, step, *rest: done.get(step + 1, 1.))) == 0
+    assert processes.run(with_budget(lambda: go(tmp_path/'b', **how), lambda s, step,
+                                     *rest: done.get(step + 1, 1.))) == 0
     assert everything(tmp_path/'a')[1:3] == everything(tmp_path/'b')[1:3]
 
 def test_time_budget_is_kept(tmp_path):
@@ -123,31 +152,40 @@ def test_time_budget_is_kept(tmp_path):
 @pytest.mark.parametrize('router', ['topk', 'threshold', 'predictor', 'space'])
 def test_accumulation_equals_one_large_batch(router):
     "4 × 2 rows, 8 × 1 and 1 × 8 in float64: gradients and what the router has counted."
-    torch.manual_seed(0); m = Pico(dataclasses.replace(CONFIG, router=router)).double()
+    torch.manual_seed(0)
+    m = Pico(dataclasses.replace(CONFIG, router=router)).double()
     x, y = batch(TEXT, 3, 8, 64, 4)
     grads, counted, losses = [], [], []
     for size in (8, 2, 1):
         m.zero_grad()
         for t in m.latent.router.counted(): t.zero_()
         losses.append(backward(m, list(zip(x.split(size), y.split(size)))))
-        grads.append([None if p.grad is None else p.grad.clone() for p in m.parameters()]); counted.append([t.clone() for t in m.latent.router.counted()])
+        grads.append([None if p.grad is None else p.grad.clone() for p in m.parameters()])
+        counted.append([t.clone() for t in m.latent.router.counted()])
     for g, c, l in zip(grads[1:], counted[1:], losses[1:]):
-        torch.testing.assert_close(g, grads[0]); assert all(torch.equal(a, b) for a,b in zip(c, counted[0]))
-        assert l['total'] == pytest.approx(losses[0]['total'], rel=1e-12) and l['per_head'] == pytest.approx(losses[0]['per_head'], rel=1e-12)
+        torch.testing.assert_close(g, grads[0])
+        assert all(torch.equal(a, b) for a,b in zip(c, counted[0]))
+        assert l['total'] == pytest.approx(losses[0]['total'],
+                                           rel=1e-12) and l['per_head'] == pytest.approx(losses[0]['per_head'],
+                                                                                         rel=1e-12)
     assert len(counted[0]) == (router in ('threshold', 'predictor')) and all(c.sum() == 8*64 for c in counted[0])
 
 def test_not_a_number_stops_before_weights_change(tmp_path):
-    go(tmp_path/'a', max_steps=3); before = weights(tmp_path/'a')
+    go(tmp_path/'a', max_steps=3)
+    before = weights(tmp_path/'a')
     real = Pico.loss
     def bad(self, *a, **k):
-        l = real(self, *a, **k); l.total = l.total * float('nan'); return l
+        l = real(self, *a, **k)
+        l.total = l.total * float('nan')
+        return l
     Pico.loss = bad
     try:
         with pytest.raises(InputError, match='step 4 .batches 3 to 3.'): go(tmp_path/'a', max_steps=6)
     finally: Pico.loss = real
     assert weights(tmp_path/'a') == before and newest(tmp_path/'a/checkpoints').name == '00000003'
     go(tmp_path/'a', max_steps=6, learning_rate=1e-3, clip=.5)     # what the message advises
-    assert [m['step'] for m in read_metrics(tmp_path/'a')] == list(range(1, 7)) and read_metrics(tmp_path/'a')[-1]['learning_rate'] <= 1e-3
+    assert [m['step'] for m in read_metrics(tmp_path/'a')] == list(range(1,
+                                                                         7)) and read_metrics(tmp_path/'a')[-1]['learning_rate'] <= 1e-3
 
 def test_the_best_checkpoint_is_kept(tmp_path, monkeypatch):
     scores = iter([5., 3., 4., 6., 7., 8., 9.])
@@ -160,13 +198,16 @@ def test_an_average_of_the_weights(tmp_path):
     how = dict(average=.9, validation_interval=4, max_steps=14, checkpoint_interval=5)
     assert processes.run(lambda: go(tmp_path/'a', **how)) == 0
     m = tmp_path/'b'/'metrics.jsonl'
-    for n in (4, 8): assert processes.killed(lambda: go(tmp_path/'b', **how), lambda: m.exists() and len(m.read_bytes().splitlines()) >= n)
+    for n in (4, 8):
+        assert processes.killed(lambda: go(tmp_path/'b', **how),
+                                lambda: m.exists() and len(m.read_bytes().splitlines()) >= n)
     assert processes.run(lambda: go(tmp_path/'b', **how)) == 0
     assert everything(tmp_path/'a') == everything(tmp_path/'b')
     assert processes.run(lambda: go(tmp_path/'c', **(how | dict(average=0.)))) == 0
     assert losses(tmp_path/'c') == losses(tmp_path/'a') and weights(tmp_path/'c') != weights(tmp_path/'a')
     from pico.checkpoint import load
-    _, state = load(newest(tmp_path/'a/checkpoints')); plain = Pico.from_pretrained(tmp_path/'c')
+    _, state = load(newest(tmp_path/'a/checkpoints'))
+    plain = Pico.from_pretrained(tmp_path/'c')
     assert all(torch.equal(p, state['trained'][k]) for k,p in plain.named_parameters())
     with pytest.raises(InputError, match='average=1'): TrainConfig(average=1.)
 
@@ -175,8 +216,10 @@ def test_refusals(tmp_path):
     for change in (dict(seed=1), dict(batch_size=8), dict(context_len=32)):
         with pytest.raises(InputError, match='contradicts'): go(tmp_path/'a', **change)
     with pytest.raises(InputError, match='contradicts'): go(tmp_path/'a', dataclasses.replace(CONFIG, dim=30))
-    with pytest.raises(InputError, match='contradicts'): train(tmp_path/'a', Corpus.from_bytes(b'other text '*500), CONFIG, SET, progress=False)
-    with pytest.raises(InputError, match='context'): train(tmp_path/'b', Corpus.from_bytes(b'short'), CONFIG, SET, progress=False)
+    with pytest.raises(InputError, match='contradicts'):
+        train(tmp_path/'a', Corpus.from_bytes(b'other text '*500), CONFIG, SET, progress=False)
+    with pytest.raises(InputError, match='context'):
+        train(tmp_path/'b', Corpus.from_bytes(b'short'), CONFIG, SET, progress=False)
     with pytest.raises(InputError, match='could not be made'): go(tmp_path/'b', dataclasses.replace(CONFIG, dim=2**30))
     assert not (tmp_path/'b').exists()
 
@@ -186,9 +229,11 @@ def test_the_second_of_two_processes_is_refused_and_changes_nothing(tmp_path):
     pid = processes.start(lambda: go(tmp_path/'a', max_steps=100_000, validation=None))
     processes.until(lambda: m.exists() and m.stat().st_size)
     before = (tmp_path/'a/train.json').read_bytes()
-    assert processes.run(lambda: go(tmp_path/'a', max_steps=5, validation=None), said) == 2 and 'another process' in said.read_text()
+    assert processes.run(lambda: go(tmp_path/'a', max_steps=5, validation=None),
+                         said) == 2 and 'another process' in said.read_text()
     assert (tmp_path/'a/train.json').read_bytes() == before
-    os.kill(pid, signal.SIGTERM); assert processes.wait(pid) == 0
+    os.kill(pid, signal.SIGTERM)
+    assert processes.wait(pid) == 0
     assert [l['step'] for l in read_metrics(tmp_path/'a')] == list(range(1, len(read_metrics(tmp_path/'a')) + 1))
 
 def test_a_signal_that_was_ignored_stays_ignored(tmp_path):
@@ -216,13 +261,16 @@ def test_a_terminal_that_is_gone_ends_no_run(tmp_path):
 def test_a_stopped_run_saves_and_says_how_to_go_on(tmp_path, number):
     def run():
         sys.stderr = open(tmp_path/'err', 'w', buffering=1)
-        train(tmp_path/'a', TEXT, CONFIG, dataclasses.replace(SET, max_steps=100_000, checkpoint_interval=100_000), None)
+        train(tmp_path/'a', TEXT, CONFIG, dataclasses.replace(SET, max_steps=100_000, checkpoint_interval=100_000),
+              None)
     pid, m = processes.start(run), tmp_path/'a'/'metrics.jsonl'
     processes.until(lambda: m.exists() and len(m.read_text().splitlines()) > 5)
-    os.kill(pid, number); assert processes.wait(pid) == 0
+    os.kill(pid, number)
+    assert processes.wait(pid) == 0
     err = (tmp_path/'err').read_text()
     assert f'go on with: pico-train {tmp_path}/a' in err and 'parameters' in err and 'MFLOP per byte' in err and 'bytes per step' in err and 'a step takes about' in err
-    step, = all_steps(tmp_path/'a/checkpoints'); assert step == read_metrics(tmp_path/'a')[-1]['step']
+    step, = all_steps(tmp_path/'a/checkpoints')
+    assert step == read_metrics(tmp_path/'a')[-1]['step']
     Pico.from_pretrained(tmp_path/'a')
 
 def test_a_second_interrupt_leaves_at_once(tmp_path):
@@ -230,7 +278,9 @@ def test_a_second_interrupt_leaves_at_once(tmp_path):
     def run():
         real = Pico.loss
         def endless(self, *a, **k):
-            if (tmp_path/'now').exists(): (tmp_path/'hangs').touch(); time.sleep(600)
+            if (tmp_path/'now').exists():
+                (tmp_path/'hangs').touch()
+                time.sleep(600)
             return real(self, *a, **k)
         Pico.loss = endless
         try: go(tmp_path/'a', max_steps=100_000, validation=None)
@@ -239,20 +289,24 @@ def test_a_second_interrupt_leaves_at_once(tmp_path):
     processes.until(lambda: m.exists() and len(m.read_text().splitlines()) > 5)
     (tmp_path/'now').touch()
     processes.until(lambda: (tmp_path/'hangs').exists())
-    os.kill(pid, signal.SIGINT); time.sleep(1.2); os.kill(pid, signal.SIGINT)
+    os.kill(pid, signal.SIGINT)
+    time.sleep(1.2)
+    os.kill(pid, signal.SIGINT)
     assert processes.wait(pid, 20) == 130 and newest(tmp_path/'a/checkpoints') is not None
 
 # several processes
 
 def many(n, out, folder, steps, said=None, source=TEXT, config=CONFIG, **how):
-    pids = processes.group(n, lambda rank: go(out, config, source=source() if callable(source) else source, max_steps=steps, **how), folder, said)
+    pids = processes.group(n, lambda rank: go(out, config, source=source() if callable(source) else source,
+                                              max_steps=steps, **how), folder, said)
     return [processes.wait(p, 240) for p in pids]
 
 def losses(out): return [m['loss'] for m in read_metrics(out)]
 
 def test_one_two_and_four_processes_learn_the_same(tmp_path):
     "Fifty steps of two micro-steps each, with a router that keeps a running state; then other numbers of processes go on."
-    config, how = dataclasses.replace(CONFIG, router='threshold'), dict(grad_accumulation_steps=2, validation=None, checkpoint_interval=25, context_len=32)
+    config, how = dataclasses.replace(CONFIG, router='threshold'), dict(grad_accumulation_steps=2, validation=None,
+                                                                        checkpoint_interval=25, context_len=32)
     assert processes.run(lambda: go(tmp_path/'1', config, max_steps=50, **how)) == 0
     for n in (2, 4):
         assert many(n, tmp_path/str(n), tmp_path, 50, config=config, **how) == [0] * n
@@ -261,7 +315,9 @@ def test_one_two_and_four_processes_learn_the_same(tmp_path):
     assert many(4, tmp_path/'2', tmp_path, 56, config=config, **how) == [0] * 4
     assert processes.run(lambda: go(tmp_path/'4', config, max_steps=56, **how)) == 0
     assert processes.run(lambda: go(tmp_path/'1', config, max_steps=56, **how)) == 0
-    for n in (2, 4): assert losses(tmp_path/str(n)) == pytest.approx(losses(tmp_path/'1'), rel=1e-4) and state(tmp_path/str(n)).exists()
+    for n in (2, 4):
+        assert losses(tmp_path/str(n)) == pytest.approx(losses(tmp_path/'1'), rel=1e-4) and state(tmp_path
+                                                                                                  /str(n)).exists()
 
 def test_rows_without_a_routed_byte(tmp_path):
     "One process routes nothing in its rows, the other does: latent blocks have gradients in one only, and the runs must agree all the same."
@@ -270,10 +326,13 @@ def test_rows_without_a_routed_byte(tmp_path):
     assert processes.run(lambda: go(tmp_path/'1', config, source=text, max_steps=12, validation=None)) == 0
     assert many(2, tmp_path/'2', tmp_path, 12, source=text, config=config, validation=None) == [0, 0]
     assert losses(tmp_path/'2') == pytest.approx(losses(tmp_path/'1'), rel=1e-5)
-    none = dataclasses.replace(CONFIG, router='none')             # latent blocks that nobody ever uses keep their weights
+    # latent blocks that nobody ever uses keep their weights
+    none = dataclasses.replace(CONFIG, router='none')
     assert many(2, tmp_path/'3', tmp_path, 3, config=none, validation=None) == [0, 0]
-    torch.manual_seed(0); fresh = Pico(none)
-    for a, b in zip(fresh.latent.parameters(), Pico.from_pretrained(tmp_path/'3').latent.parameters()): assert torch.equal(a, b)
+    torch.manual_seed(0)
+    fresh = Pico(none)
+    for a, b in zip(fresh.latent.parameters(), Pico.from_pretrained(tmp_path/'3').latent.parameters()):
+        assert torch.equal(a, b)
 
 def test_two_processes_resume_bit_for_bit(tmp_path):
     assert many(2, tmp_path/'a', tmp_path, 8) == [0, 0]
@@ -287,37 +346,46 @@ def test_two_processes_resume_bit_for_bit(tmp_path):
 
 @pytest.mark.parametrize('victim', [0, 2])
 def test_a_process_that_dies_ends_all_within_seconds(tmp_path, victim):
-    pids = processes.group(3, lambda rank: go(tmp_path/'a', max_steps=100_000, validation=None, batch_size=6), tmp_path, tmp_path/'said')
+    pids = processes.group(3, lambda rank: go(tmp_path/'a', max_steps=100_000, validation=None, batch_size=6), tmp_path,
+                           tmp_path/'said')
     m = tmp_path/'a'/'metrics.jsonl'
     processes.until(lambda: m.exists() and len(m.read_text().splitlines()) >= 5)
-    os.kill(pids[victim], signal.SIGKILL); start = time.monotonic()
+    os.kill(pids[victim], signal.SIGKILL)
+    start = time.monotonic()
     assert [processes.wait(p, 30) for p in pids] == [-9 if r == victim else 2 for r in range(3)]
     assert time.monotonic() - start < 20
     for r in range(3):
         if r != victim: assert 'lost contact' in (tmp_path/f'said{r}').read_text()
-    assert many(2, tmp_path/'a', tmp_path, read_metrics(tmp_path/'a')[-1]['step'] + 3, validation=None, batch_size=6) == [0, 0]
+    assert many(2, tmp_path/'a', tmp_path, read_metrics(tmp_path/'a')[-1]['step'] + 3, validation=None,
+                batch_size=6) == [0, 0]
 
 @pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='counts threads in /proc')
 def test_the_threads_of_a_group_end_with_it(tmp_path):
     "One that is left calls Python while the interpreter ends, and aborts a run that went well."
     from pico.parallel import leave
     def f(rank):
-        go(tmp_path/'a', max_steps=2, validation=None); leave()
-        (tmp_path/f'threads{rank}').write_text(' '.join(p.read_text().strip() for p in Path('/proc/self/task').glob('*/comm')))
+        go(tmp_path/'a', max_steps=2, validation=None)
+        leave()
+        (tmp_path/f'threads{rank}').write_text(' '.join(p.read_text().strip()
+                                                        for p in Path('/proc/self/task').glob('*/comm')))
     assert [processes.wait(p, 120) for p in processes.group(2, f, tmp_path)] == [0, 0]
     for r in range(2): assert 'gloo' not in (tmp_path/f'threads{r}').read_text()
 
 def test_a_mistake_of_one_is_everybodys(tmp_path):
-    (tmp_path/'a').mkdir(); (tmp_path/'a/diary.txt').write_text('dear diary')
+    (tmp_path/'a').mkdir()
+    (tmp_path/'a/diary.txt').write_text('dear diary')
     assert many(2, tmp_path/'a', tmp_path, 5, said=tmp_path/'said') == [2, 2]
     for r in range(2): assert 'something else' in (tmp_path/f'said{r}').read_text()
 
 def test_torchrun(tmp_path):
     "The command of the book, two processes, equal to one."
     (tmp_path/'t.txt').write_text('Mia has a red cat. Tom has a blue hat. ' * 200)
-    tiny = ['--preset', 'nano', '--dim', '24', '--latent_num_blocks', '1', '--batch_size', '2', '--context_len', '64', '--validation_bytes', '300', '--max_steps', '3']
+    tiny = ['--preset', 'nano', '--dim', '24', '--latent_num_blocks', '1', '--batch_size', '2', '--context_len', '64',
+            '--validation_bytes', '300', '--max_steps', '3']
     env = os.environ | {'OMP_NUM_THREADS': '1'}
-    r = subprocess.run([Path(sys.executable).parent/'torchrun', '--standalone', '--nproc_per_node', '2', '-m', 'pico.cli', 'train', tmp_path/'a', tmp_path/'t.txt', *tiny], env=env, capture_output=True, text=True, timeout=120)
+    r = subprocess.run([Path(sys.executable).parent/'torchrun', '--standalone', '--nproc_per_node', '2', '-m',
+                        'pico.cli', 'train', tmp_path/'a', tmp_path/'t.txt', *tiny], env=env, capture_output=True,
+                        text=True, timeout=120)
     assert r.returncode == 0 and r.stdout.count('next: pico-generate') == 1 and '2 processes' in r.stderr, r.stderr
     from pico.cli import pico_train
     pico_train([str(tmp_path/'b'), str(tmp_path/'t.txt'), *tiny])
@@ -327,36 +395,47 @@ def test_torchrun(tmp_path):
 
 def shards(folder, n=3, each=60):
     Path(folder).mkdir(exist_ok=True)
-    for s in range(n): Path(folder, f'{s}.jsonl').write_text('\n'.join(json.dumps({'text': f'Shard {s}, story {i}: Mia has {i} cats. '}) for i in range(each)) + '\n')
+    for s in range(n):
+        Path(folder, f'{s}.jsonl').write_text(
+            '\n'.join(json.dumps({'text': f'Shard {s}, story {i}: Mia has {i} cats. '}) for i in range(each)) + '\n')
     return folder
 
 def test_a_streamed_run_is_killed_resumed_and_shared_exactly(tmp_path):
     from pico.streaming import Stream
     shards(tmp_path/'d')
     stream = lambda: Stream(str(tmp_path/'d'))
-    how = dict(batch_size=6, grad_accumulation_steps=2, max_steps=30, validation=None, checkpoint_interval=4, schedule='constant')
+    how = dict(batch_size=6, grad_accumulation_steps=2, max_steps=30, validation=None, checkpoint_interval=4,
+               schedule='constant')
     assert processes.run(lambda: go(tmp_path/'a', source=stream(), **how)) == 0
     m = tmp_path/'b'/'metrics.jsonl'
-    for n in (7, 19): assert processes.killed(lambda: go(tmp_path/'b', source=stream(), **how), lambda: m.exists() and len(m.read_text().splitlines()) >= n)
+    for n in (7, 19):
+        assert processes.killed(lambda: go(tmp_path/'b', source=stream(), **how),
+                                lambda: m.exists() and len(m.read_text().splitlines()) >= n)
     assert processes.run(lambda: go(tmp_path/'b', source=stream(), **how)) == 0
     assert everything(tmp_path/'a') == everything(tmp_path/'b')
     del how['max_steps']
-    for n, steps in ((2, 9), (1, 17), (3, 30)): assert many(n, tmp_path/'c', tmp_path, steps, source=stream, **how) == [0] * n
+    for n, steps in ((2, 9), (1, 17), (3, 30)):
+        assert many(n, tmp_path/'c', tmp_path, steps, source=stream, **how) == [0] * n
     rel = dict(rel=1e-4)
-    assert [m['bpb'] for m in read_metrics(tmp_path/'c')][:9] == pytest.approx([m['bpb'] for m in read_metrics(tmp_path/'a')][:9], **rel)
+    assert [m['bpb'] for m in read_metrics(tmp_path/'c')][:9] == pytest.approx([m['bpb']
+                                                                                for m in read_metrics(tmp_path
+                                                                                                      /'a')][:9], **rel)
 
 def test_a_stream_that_fails_half_way_is_saved_and_goes_on_when_it_is_mended(tmp_path):
     from pico.streaming import Lane, Stream
-    stream, how = lambda: Stream(str(shards(tmp_path/'d'))), dict(batch_size=6, max_steps=40, validation=None, checkpoint_interval=100)
+    stream, how = lambda: Stream(str(shards(tmp_path/'d'))), dict(batch_size=6, max_steps=40, validation=None,
+                                                                  checkpoint_interval=100)
     def broken():
-        raise OSError('the connection is gone'); yield
+        raise OSError('the connection is gone')
+        yield
     def fails():
         real, calls = Lane.fill, [0]
         def fill(self, size):
             calls[0] += 1
             if calls[0] > 30 and self.rows is not None: self.rows = broken()
             real(self, size)
-        Lane.fill = fill; go(tmp_path/'b', source=stream(), **how)
+        Lane.fill = fill
+        go(tmp_path/'b', source=stream(), **how)
     assert processes.run(fails, tmp_path/'said') == 2
     said, step = (tmp_path/'said').read_text(), read_metrics(tmp_path/'b')[-1]['step']
     assert 'the connection is gone' in said and f'up to step {step} is saved' in said and 5 < step < 40
@@ -367,24 +446,34 @@ def test_a_stream_that_fails_half_way_is_saved_and_goes_on_when_it_is_mended(tmp
 
 # what is shown, and what may be missing
 
-def test_span(): assert [span(s) for s in (0, 59.9, 61, 3700, 90_000, float('inf'))][:5] == ['0 s', '59 s', '1 min 1 s', '1 h 1 min', '1 d 1 h']
+def test_span():
+    assert [span(s) for s in (0, 59.9, 61, 3700, 90_000, float('inf'))][:5] == ['0 s', '59 s', '1 min 1 s', '1 h 1 min',
+                                                                                '1 d 1 h']
 
 def test_a_bar_in_a_terminal_and_lines_in_a_file(tmp_path):
     import fcntl, pty, struct, termios
     m = dict(step=1, loss=1., bpb=2., bytes_per_second=3.)
     def show():
-        p = Progress(); p.say('begins')
+        p = Progress()
+        p.say('begins')
         for i in range(1000): p.update(m | dict(step=i), i/1000, 60.)
         p.close()
     pid, fd = pty.fork()
-    if not pid: fcntl.ioctl(2, termios.TIOCSWINSZ, struct.pack('HHHH', 40, 120, 0, 0)); sys.stderr = os.fdopen(2, 'w'); show(); os._exit(0)
+    if not pid:
+        fcntl.ioctl(2, termios.TIOCSWINSZ, struct.pack('HHHH', 40, 120, 0, 0))
+        sys.stderr = os.fdopen(2, 'w')
+        show()
+        os._exit(0)
     seen = b''
     try:
         while piece := os.read(fd, 10_000): seen += piece
     except OSError: pass                                          # the terminal is gone with the child
     os.waitpid(pid, 0)
     assert b'begins' in seen and b'\r' in seen and b'bits per byte' in seen and seen.count(b'bits per byte') < 20
-    def into_a_file(): sys.stderr = open(tmp_path/'log', 'w'); show(); sys.stderr.close()
+    def into_a_file():
+        sys.stderr = open(tmp_path/'log', 'w')
+        show()
+        sys.stderr.close()
     assert processes.run(into_a_file) == 0
     log = (tmp_path/'log').read_text()
     assert '\r' not in log and log.splitlines()[0] == 'begins' and 1 <= log.count('bits per byte') <= 3 and '1 min 0 s left' in log
@@ -399,25 +488,30 @@ for i in range(1000): p.update(dict(step=i, loss=1., bpb=2., bytes_per_second=3.
 p.close(); print('done')"""
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     NotebookClient(nb, timeout=120, kernel_name='python3').execute()
-    outputs = nb.cells[0].outputs; assert all(o.output_type == 'stream' for o in outputs)
+    outputs = nb.cells[0].outputs
+    assert all(o.output_type == 'stream' for o in outputs)
     seen = ''.join(o.text for o in outputs)
     assert 'begins' in seen and 'done' in seen and '\r' in seen and 1 <= seen.count('bits per byte') < 20
 
 @pytest.mark.parametrize('how', ['auto', 'yes'])
 def test_compiling_without_a_compiler(tmp_path, how):
     def run():
-        os.environ.update(PATH=str(tmp_path), TORCHINDUCTOR_CACHE_DIR=str(tmp_path/'cache'), TORCHINDUCTOR_COMPILE_THREADS='1'); os.environ.pop('CXX', None)
+        os.environ.update(PATH=str(tmp_path), TORCHINDUCTOR_CACHE_DIR=str(tmp_path/'cache'),
+                          TORCHINDUCTOR_COMPILE_THREADS='1')
+        os.environ.pop('CXX', None)
         sys.stderr = open(tmp_path/'err', 'w', buffering=1)
         train(tmp_path/'a', TEXT, CONFIG, dataclasses.replace(SET, compile=how, max_steps=2), None)
     status = processes.run(run, tmp_path/'said')
     if how == 'yes': assert status == 2 and 'C++ compiler' in (tmp_path/'said').read_text()
     else:
         assert status == 0 and 'not compiled' in (tmp_path/'err').read_text() and len(read_metrics(tmp_path/'a')) == 2
-        assert processes.run(lambda: go(tmp_path/'b', max_steps=2, validation=None)) == 0 and weights(tmp_path/'a') == weights(tmp_path/'b')
+        assert processes.run(lambda: go(tmp_path/'b', max_steps=2,
+                                        validation=None)) == 0 and weights(tmp_path/'a') == weights(tmp_path/'b')
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_a_gpu_trains_in_bfloat16_and_resumes(tmp_path):
-    go(tmp_path/'a', device='cuda', max_steps=4); go(tmp_path/'a', device='cuda', max_steps=8)
+    go(tmp_path/'a', device='cuda', max_steps=4)
+    go(tmp_path/'a', device='cuda', max_steps=8)
     go(tmp_path/'b', device='cpu')
     assert losses(tmp_path/'a') == pytest.approx(losses(tmp_path/'b'), rel=.05)
 
@@ -429,7 +523,8 @@ def test_tracker(tmp_path):
 def test_one_text_however_its_path_is_spelled(tmp_path, monkeypatch):
     (tmp_path/'corpus.txt').write_bytes(bytes(range(32, 127)) * 60)
     monkeypatch.chdir(tmp_path)
-    def go(source, steps): train(tmp_path/'run', source, CONFIG, dataclasses.replace(SET, max_steps=steps), progress=False)
+    def go(source, steps):
+        train(tmp_path/'run', source, CONFIG, dataclasses.replace(SET, max_steps=steps), progress=False)
     for steps, spelled in ((2, 'corpus.txt'), (3, './corpus.txt'), (4, tmp_path/'corpus.txt')): go(spelled, steps)
     (tmp_path/'below').mkdir()
     monkeypatch.chdir(tmp_path/'below')
@@ -443,7 +538,8 @@ def test_a_text_cut_short_loses_no_step(tmp_path):
     file = tmp_path/'corpus.txt'
     file.write_bytes(bytes(range(32, 127)) * 400)
     def work():
-        train(tmp_path/'run', file, CONFIG, dataclasses.replace(SET, max_steps=10**6, validation_interval=0, checkpoint_interval=10**6), progress=False)
+        train(tmp_path/'run', file, CONFIG, dataclasses.replace(SET, max_steps=10**6, validation_interval=0,
+                                                                checkpoint_interval=10**6), progress=False)
     pid, m = processes.start(work, tmp_path/'said'), tmp_path/'run'/'metrics.jsonl'
     processes.until(lambda: m.exists() and len(m.read_text().splitlines()) > 3)
     os.truncate(file, 500)
