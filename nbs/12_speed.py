@@ -13,7 +13,7 @@ from collections import Counter
 from datetime import date
 from pathlib import Path
 import numpy as np, torch
-from pico.data import InputError
+from pico.core import InputError
 from pico.generate import Pace, generate
 from pico.model import Pico, PicoConfig
 

@@ -15,7 +15,7 @@ import torch
 from filelock import lock_descriptor
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from .data import InputError
+from .core import InputError
 
 # %% ../nbs/10_checkpoint.ipynb #2599b0dd
 CANNOT_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 import numpy as np
 import torch
-from .data import InputError, Corpus, MARKS, TEXT, BYTE_CLASSES, byte_class, to_bytes
+from .data import Corpus, MARKS, TEXT
+from .core import InputError, BYTE_CLASSES, byte_class, to_bytes
 from .router import spacelike
 from .model import Pico
 

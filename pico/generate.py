@@ -13,7 +13,8 @@ import html, math, time
 from dataclasses import dataclass, field
 import numpy as np, torch
 from fastcore.basics import patch
-from .data import InputError, MARKS, to_bytes, to_text
+from .data import MARKS
+from .core import InputError, to_bytes, to_text
 from .heads import Slices
 from .decode import Decoder, quick
 

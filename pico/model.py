@@ -17,7 +17,8 @@ from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from fastcore.basics import patch
-from .data import InputError, MARKS
+from .data import MARKS
+from .core import InputError
 from .block import RMSNorm, Stack
 from .router import MixtureOfDepths, ROUTERS
 from .heads import HEADS

@@ -13,7 +13,7 @@ import torch.distributed as dist
 # before a group exists: its default arguments would hold the group, and so its threads, to the very end
 if dist.is_available(): import torch.distributed.nn.functional
 from torch import nn
-from .data import InputError
+from .core import InputError
 from .checkpoint import put_together, take_apart
 
 # %% ../nbs/10a_parallel.ipynb #f1c0a001

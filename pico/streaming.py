@@ -8,10 +8,10 @@ __all__ = ['row_bytes', 'Lane', 'held_out', 'line_rows', 'stream_files', 'open_r
 # %% ../nbs/01a_streaming.ipynb #e253ab7f
 import glob, hashlib, itertools, math, os
 import numpy as np, torch
-from .data import (CLOSE, JSON_TYPES, MARKS, OPEN, RULE, TEXT, Corpus, InputError, has_lines, holds_text, hub_data,
+from .data import (CLOSE, JSON_TYPES, MARKS, OPEN, RULE, TEXT, Corpus, has_lines, holds_text, hub_data,
                        json_rows, json_texts, left_out, load_rows, local_path, odd_rows, quietly, row_kind,
-                       saved_by_datasets,
-                       sort_folder, to_bytes, _no_column, _no_text)
+                       saved_by_datasets, sort_folder, _no_column, _no_text)
+from .core import InputError, to_bytes
 
 # %% ../nbs/01a_streaming.ipynb #7d1a0b02
 def row_bytes(

@@ -18,7 +18,8 @@ import numpy as np, torch
 from torch import nn, Tensor
 from fastcore.basics import patch
 from tqdm import tqdm
-from .data import RULE, InputError, Corpus, batch, load_corpus
+from .data import RULE, Corpus, batch, load_corpus
+from .core import InputError
 from .streaming import Stream
 from .model import PRESETS, Pico, PicoConfig, pick_device, read_config
 from .evaluate import bits_per_byte

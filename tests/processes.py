@@ -2,7 +2,7 @@
 import ctypes, os, signal, sys, time
 from pathlib import Path
 import torch
-from pico.data import InputError
+from pico.core import InputError
 
 ALIVE = set()
 

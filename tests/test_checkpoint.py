@@ -7,7 +7,7 @@ import pico.train, processes
 from pico.checkpoint import all_steps, flush, load, newest, only_writer, read_json
 from pico.checkpoint import save, verify, write_json, write_whole
 from pico.cli import pico_train
-from pico.data import InputError
+from pico.core import InputError
 from pico.model import Pico, read_config
 from pico.train import cut_metrics, read_metrics
 from test_train import everything, go

@@ -3,9 +3,8 @@ import json, os, subprocess, sys
 import numpy as np, pytest, torch
 from hypothesis import example, given, settings, strategies as st
 import pico.data as data
-from pico.data import (CLOSE, MARKS, OPEN, TEXT, Corpus, InputError, TextDecoder, batch, byte_class, BYTE_CLASSES,
-                       chunk_starts, chunks_per_epoch,
-                       load_corpus, shuffled, to_bytes, to_text)
+from pico.data import CLOSE, MARKS, OPEN, TEXT, Corpus, batch, chunk_starts, chunks_per_epoch, load_corpus, shuffled
+from pico.core import InputError, TextDecoder, byte_class, BYTE_CLASSES, to_bytes, to_text
 
 random_cases = settings(deadline=None, derandomize=True, max_examples=60)
 some_text = st.text(max_size=40).map(lambda t: t.encode('utf-8', 'surrogatepass'))
@@ -469,7 +468,8 @@ def test_unknown_hub_name_without_network():
 import socket, time
 def no_network(*a, **k): raise OSError('no network in this test')
 socket.getaddrinfo = socket.create_connection = no_network
-from pico.data import InputError, load_corpus
+from pico.data import load_corpus
+from pico.core import InputError
 import datasets
 for name in ('nobody/nothing-here', 'nothing-here', 'nobody/nothing-here:en'):
     t = time.time()

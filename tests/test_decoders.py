@@ -1,7 +1,7 @@
 "Two decoders, NumPy and PyTorch, write the same text: every router, greedy and drawn, alone and in a batch."
 import numpy as np, pytest, torch
 import pico.generate
-from pico.data import InputError
+from pico.core import InputError
 from pico.generate import generate
 from pico.heads import HEADS
 from pico.model import Pico, PicoConfig

@@ -2,7 +2,8 @@
 import math
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
-from pico.data import Corpus, InputError, MARKS
+from pico.data import Corpus, MARKS
+from pico.core import InputError
 from pico.evaluate import agreement, bits_per_byte, leak, recall, router_report, surprise, windowed
 from pico.model import Pico, PicoConfig
 from pico.router import ROUTERS

@@ -4,7 +4,7 @@ import pytest, torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
-from pico.data import InputError
+from pico.core import InputError
 from pico.model import Pico, PicoConfig
 from pico.router import ROUTERS
 

@@ -3,7 +3,7 @@ import ast, os, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 import check_sync
-from pico.data import InputError
+from pico.core import InputError
 from pico.parallel import join
 
 ROOT = check_sync.ROOT

@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 import pico.data as data
-from pico.data import Corpus, InputError, batch, load_corpus
+from pico.data import Corpus, batch, load_corpus
+from pico.core import InputError
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
@@ -433,7 +434,8 @@ def test_a_file_cut_short_while_it_is_read(left, tmp_path):
     "In a process of its own: a mapped file would end it with a bus error."
     code = '''
 import sys
-from pico.data import InputError, batch, load_corpus
+from pico.data import batch, load_corpus
+from pico.core import InputError
 c = load_corpus(sys.argv[1])
 batch(c, 0, 4, 512, 8)
 with open(sys.argv[1], 'r+b') as f: f.truncate(int(sys.argv[2]))
@@ -509,7 +511,8 @@ def test_without_a_home_directory(home, tmp_path):
 import os, pwd
 def nobody(*a): raise KeyError('unknown user')
 pwd.getpwuid = pwd.getpwnam = nobody
-from pico.data import InputError, load_corpus
+from pico.data import load_corpus
+from pico.core import InputError
 c = load_corpus('stories', limit=1_000_001)
 print(c.text_bytes, os.listdir('.'))
 for source in ('~/x', '~nosuchuser/x', '~nosuchuser/x.csv', '~'):
