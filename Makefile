@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Two test workers on two cores: torch threads that fight for cores are several times slower than one thread each.
 ONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test test-slow book model wheel clean
+.PHONY: demo test lint test-slow book model wheel clean
 
 demo: .venv/.ok
 	$(BIN)/pico-train runs/demo stories --preset nano --max_minutes 3
@@ -18,6 +18,9 @@ test: .venv/.ok
 	$(BIN)/python tests/check_sync.py
 	$(ONE) $(BIN)/nbdev_test --n_workers 2
 	$(ONE) $(BIN)/python -m pytest -n 2 -q
+
+lint: .venv/.ok
+	$(BIN)/ruff check
 
 test-slow: .venv/.ok
 	$(ONE) $(BIN)/python -m pytest -n 2 -q -m slow
