@@ -11,6 +11,7 @@ do: Linux shares processors between sessions first. (Chapter 13.)
 """
 import argparse
 import contextlib
+import importlib
 import itertools
 import os
 import platform
@@ -41,7 +42,7 @@ SITUATIONS = {'quiet': 0, 'beside four busy processes': 4}
 
 def work():
     "Train until somebody ends this process; after each step print how many bytes all processes together have read."
-    if os.environ.get('PICO_CHOOSES'): import pico                 # before torch: then it sets how threads wait
+    if os.environ.get('PICO_CHOOSES'): importlib.import_module('pico')    # before torch: it sets how threads wait
     import torch
 
     from pico.data import batch, load_corpus
