@@ -156,7 +156,7 @@ def parse(p, script, args=None, results=None):
     torch.set_num_threads(1)
     return a
 
-PATHS = {'--data': 'DIR', '--text': 'FILE', '--public': 'FILE'}
+PATHS = {'--data': 'DIR', '--text': 'FILE', '--public': 'FILE', '--runs': 'RUNS'}
 
 def typed(name, args):
     "What to type for the same again, without what only this machine knows."

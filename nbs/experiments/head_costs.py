@@ -137,13 +137,13 @@ POINTS = 6
 
 def equal(a):
     "Ways to train heads, each for the same processor time."
-    for shape, (preset, changes, optimizer, rate, budget, names) in EQUAL.items():
+    for shape, (preset, changes, optimizer, lr, budget, names) in EQUAL.items():
         name = f'equal-{shape}-{a.seed}'
         if (a.only and shape not in a.only) or a.results.find(name): continue
         data, held_out = text('stories', limit=a.limit), text('stories', 'validation')
         runs = {way: Learner(config(preset, **changes | WAYS[way][0]), WAYS[way][1], a.seed, optimizer)
                 for way in names}
-        race(runs, data, held_out, a.seed, rate, a.seconds or budget, a.scored)
+        race(runs, data, held_out, a.seed, lr, a.seconds or budget, a.scored)
         ways = {w: dict(curve=r.curve, gained=bytes_gained(r.average, held_out, *a.few)) for w, r in runs.items()}
         a.results.add(dict(name=name, preset=preset, optimizer=optimizer, seed=a.seed, ways=ways,
                            bytes_per_step=ROWS*LENGTH) | stamp(a.command, source('stories')))
@@ -197,7 +197,7 @@ def step_seconds(shapes, optimizer, steps, limit):
 BASES = 'both sides', 'not the bytes', 'the state'
 
 def bases(a):
-    "Which sides of the embedding and the heads should SOAP turn? Three ways taking turns, on stories no chapter reports."
+    "Which sides of the embedding and the heads should SOAP turn? Scored on stories that no chapter reports."
     steps = a.steps if a.smoke else 500
     data, held_out = text('stories', limit=a.limit), new_stories(2 if a.smoke else 120, seed=1)
     shape, out = config('nano', router='space', latent_carry='yes', **WAYS['chained32'][0]), {way: [] for way in BASES}

@@ -1,11 +1,11 @@
 """The grid of chapter 22: optimizers compared. One line is one model, trained and scored.
 
-    python nbs/experiments/optimizers.py --stage rates --data DIR       # learning rates of each, one seed, two corpora
-    python nbs/experiments/optimizers.py --stage seeds --data DIR       # the best rates, three seeds
-    python nbs/experiments/optimizers.py --stage long --steps 500       # SOAP against the 800 steps of AdamW of chapter 21
-    python nbs/experiments/optimizers.py --stage variants               # SOAP cut finer, whole, one-sided, other refreshes
-    python nbs/experiments/optimizers.py --stage speed --public FILE    # chapter 09: a step beside others'
-    python nbs/experiments/optimizers.py --stage speed --heavyball      # the same beside heavyball, if installed
+    python nbs/experiments/optimizers.py --stage rates --data DIR    # learning rates of each, one seed, two corpora
+    python nbs/experiments/optimizers.py --stage seeds --data DIR    # the best rates, three seeds
+    python nbs/experiments/optimizers.py --stage long --steps 500    # SOAP against the 800 steps of AdamW of chapter 21
+    python nbs/experiments/optimizers.py --stage variants            # SOAP cut finer, whole, one-sided, other refreshes
+    python nbs/experiments/optimizers.py --stage speed --public FILE # chapter 09: a step beside others'
+    python nbs/experiments/optimizers.py --stage speed --heavyball   # the same beside heavyball, if installed
 
 DIR holds war_and_peace.txt. FILE is the soap.py of the paper's authors; pytorch_optimizer is timed if it is installed.
 What has a line is done: stop it when you like, start it again to go on.
