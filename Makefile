@@ -32,7 +32,7 @@ book: .venv/.ok
 
 # The trained model that comes with the package: about an hour, stopped and started again at will.
 model: .venv/.ok
-	$(BIN)/python nbs/13_bundle.py
+	$(BIN)/python nbs/experiments/bundle.py
 
 wheel: .venv/.ok
 	$(BIN)/python -m build --wheel

@@ -1,5 +1,5 @@
 "Writing: speculation changes nothing but the number of passes, batches change nothing at all, and endings are found."
-import inspect, io, itertools, json, math, random, runpy
+import importlib, inspect, io, itertools, json, math, random
 from pathlib import Path
 import numpy as np, pytest, torch
 import torch.nn.functional as F
@@ -528,9 +528,10 @@ def test_page(trained):
                                                       '').replace(
                                                           '<span style="background:rgba(255,150,0,0.6);border-radius:2px">', '') and '<i>' not in g.html() and g.html().startswith('<!doctype html>')
 
-def test_the_speed_command_runs(trained, tmp_path):
+def test_the_speed_command_runs(trained, tmp_path, monkeypatch):
     "A few bytes of an untrained model and of a saved one, with what it says about them; mistakes are named."
-    main = runpy.run_path(str(Path(__file__).parents[1]/'nbs'/'12_speed.py'))['main']
+    monkeypatch.syspath_prepend(Path(__file__).parents[1]/'nbs'/'experiments')
+    main = importlib.import_module('speed').main
     trained.save_pretrained(tmp_path/'model')
     (tmp_path/'start.txt').write_text('Mia likes')
     main([f"mine={tmp_path/'model'}", '--prompt_file', f"mine={tmp_path/'start.txt'}", '--smoke', '--out',

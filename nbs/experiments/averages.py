@@ -70,10 +70,10 @@ def main(args=None):
     a = parse(p, __file__, args)
     if a.text and not a.source: p.error('--text needs --source NAME, which says where the text is from')
     train, held_out, about = texts(a)
-    corpus, steps, max_bytes = Path(a.text).stem if a.text else 'stories', STEPS, 100_000
-    if a.smoke: a.seeds, steps, max_bytes = 1, 2, 500
+    corpus, schedules, steps, max_bytes = Path(a.text).stem if a.text else 'stories', SCHEDULES, STEPS, 100_000
+    if a.smoke: a.seeds, schedules, steps, max_bytes = 1, ['wsd'], 2, 500
     for seed in range(a.seeds):
-        for schedule in SCHEDULES:
+        for schedule in schedules:
             name = f'{corpus}-{schedule}-{seed}'
             if a.results.find(name): continue
             scores, cost = run(train, held_out, schedule, seed, steps, max_bytes)

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-from common import stamp, text
+from common import source, stamp, text
 from writing import BEGIN, MODELS, N, begin_writing, options, starts, trained
 
 from pico.decode import Decoder
@@ -221,6 +221,7 @@ def main(args=None):
         for t in (0, .8):
             out[str(t)] = bounds(model, prompts, t, a.length)
             show(name, t, out[str(t)]['ways'])
-        a.results.add(dict(name=line, model=name, temperatures=out) | stamp(a.command))
+        a.results.add(dict(name=line, model=name, temperatures=out)
+                      | stamp(a.command, source(MODELS[name][0], a.data)))
 
 if __name__ == '__main__': main()

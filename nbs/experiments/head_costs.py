@@ -133,7 +133,7 @@ EQUAL = { # name: (preset, changes, optimizer, learning rate, processor seconds 
     'demo': ('nano', dict(router='space', latent_carry='yes'), 'soap', RATE, 80,
              ('one', 'trunk, 4', 'chained32, 4', 'chained32')),
 }
-POINTS = 6
+POINTS = 6                       # of each curve
 
 def equal(a):
     "Ways to train heads, each for the same processor time."
@@ -143,25 +143,28 @@ def equal(a):
         data, held_out = text('stories', limit=a.limit), text('stories', 'validation')
         runs = {way: Learner(config(preset, **changes | WAYS[way][0]), WAYS[way][1], a.seed, optimizer)
                 for way in names}
-        race(runs, data, held_out, a.seed, lr, a.seconds or budget, a.scored)
+        race(runs, data, held_out, a, lr, a.seconds or budget)
         ways = {w: dict(curve=r.curve, gained=bytes_gained(r.average, held_out, *a.few)) for w, r in runs.items()}
         a.results.add(dict(name=name, preset=preset, optimizer=optimizer, seed=a.seed, ways=ways,
                            bytes_per_step=ROWS*LENGTH) | stamp(a.command, source('stories')))
 
-def race(runs, data, held_out, seed, rate, budget, scored):
+def race(runs, data, held_out, a, rate, budget):
     "The one that has had least time takes the next step, so that whatever disturbs one disturbs all."
-    while any(len(r.curve) < POINTS for r in runs.values()):
-        way, r = min(((w, r) for w, r in runs.items() if len(r.curve) < POINTS), key=lambda v: sum(v[1].took))
-        r.learn(*batch(data, len(r.took), ROWS, LENGTH, N, seed), rate)
-        if sum(r.took) >= (len(r.curve) + 1) * budget / POINTS:
-            r.curve.append(dict(seconds=sum(r.took), steps=len(r.took), bpb=r.score(held_out, scored)))
-            print(seed, way, r.curve[-1], flush=True)
+    racing = dict(runs)
+    while racing:
+        way, r = min(racing.items(), key=lambda v: sum(v[1].took))
+        r.learn(*batch(data, len(r.took), ROWS, LENGTH, N, a.seed), rate)
+        if sum(r.took) >= (len(r.curve) + 1) * budget / a.points:
+            r.curve.append(dict(seconds=sum(r.took), steps=len(r.took), bpb=r.score(held_out, a.scored)))
+            print(a.seed, way, r.curve[-1], flush=True)
+            if len(r.curve) == a.points: del racing[way]
 
 # --- seconds
 
 def seconds(a):
     "Time of a training step with eight heads against one with one head, taking turns."
-    ways = {'one': linear(next_tokens=1), 'linear': linear()} | {f'chained {e}': chained(e) for e in (1, 8, 16, 32)}
+    ways = {'one': linear(next_tokens=1), 'linear': linear()}
+    ways |= {f'chained {e}': chained(e) for e in ((32,) if a.smoke else (1, 8, 16, 32))}
     out = {}
     for preset, changes in (('nano', {}), ('xs', dict(dim=144)))[:1 if a.smoke else 2]:
         for optimizer, steps in (('adamw', 12), ('soap', 21)):
@@ -201,7 +204,7 @@ def bases(a):
     steps = a.steps if a.smoke else 500
     data, held_out = text('stories', limit=a.limit), new_stories(2 if a.smoke else 120, seed=1)
     shape, out = config('nano', router='space', latent_carry='yes', **WAYS['chained32'][0]), {way: [] for way in BASES}
-    for seed in (0, 1):
+    for seed in (0,) if a.smoke else (0, 1):
         runs = {way: Learner(shape, None, seed, 'soap') for way in BASES}
         # what turns the state alone is what `make_optimizer` makes
         for way in BASES[:2]: runs[way].optimizer = turning(runs[way].model, way)
@@ -210,8 +213,8 @@ def bases(a):
             # `learn` warms up by itself
             for r in runs.values(): r.learn(x, y, RATE * rate(step, step/steps, 0, 'wsd'))
         for way, r in runs.items():
-            out[way].append(dict(seed=seed, heads=head_losses(r.model.eval(), held_out), seconds=sum(r.took),
-                                 optimizer=sum(r.stepped)))
+            out[way].append(dict(seed=seed, heads=head_losses(r.model.eval(), held_out, a.batches),
+                                 seconds=sum(r.took), optimizer=sum(r.stepped)))
             print(seed, way, out[way][-1], flush=True)
     a.results.add(dict(name='bases', ways=out, steps=steps, bytes_per_step=ROWS*LENGTH)
                   | stamp(a.command, source('stories', held_out='seed 1')))
@@ -227,7 +230,7 @@ def turning(model, way):
     if rest: groups.append(dict(params=rest, weight_decay=.1, rows=False))
     return SOAP(groups, lr=RATE)
 
-def head_losses(model, held_out, batches=12):
+def head_losses(model, held_out, batches):
     "Bits of every head, asked at every byte."
     model.unembedding.every = 1
     with torch.inference_mode():
@@ -237,6 +240,12 @@ def head_losses(model, held_out, batches=12):
 # --- the command
 
 STAGES = dict(cost=cost, equal=equal, seconds=seconds, bases=bases)
+
+def few_steps(a):
+    "What --smoke changes."
+    a.steps, a.each, a.points, a.scored, a.batches = 2, 2, 2, 500, 1
+    a.limit, a.few, a.seconds = 50_000, (2, 20), .1
+    a.corpora, a.ways, a.only = ['stories'], a.ways or ['one', 'late', 'chained'], a.only or ['nano']
 
 def main(args=None):
     p = parser(__doc__)
@@ -248,10 +257,9 @@ def main(args=None):
     p.add_argument('--corpora', nargs='*', choices=['stories', 'english', 'russian', 'python'],
                    default=['stories', 'python'])
     a = parse(p, __file__, args, 'writing')
-    a.steps, a.each, a.scored, a.limit, a.few, a.seconds = STEPS, EACH, 20_000, None, (), None
-    if a.smoke:
-        a.steps, a.each, a.scored, a.limit, a.few, a.seconds = 2, 2, 500, 50_000, (2, 20), .1
-        a.corpora, a.ways, a.only = ['stories'], a.ways or ['one', 'late', 'chained'], a.only or ['nano']
+    a.steps, a.each, a.points, a.scored, a.batches = STEPS, EACH, POINTS, 20_000, 12
+    a.limit, a.few, a.seconds = None, (), None
+    if a.smoke: few_steps(a)
     if a.stage == 'cost' and not a.data and a.corpora != ['stories']: p.error('cost needs --data DIR')
     STAGES[a.stage](a)
 

@@ -1,0 +1,165 @@
+"The experiments run, go on where they were stopped, and say how their results were made. Chapter 21's have a file too."
+import importlib
+import json
+import multiprocessing
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HERE = ROOT/'nbs'/'experiments'
+FILES = sorted((HERE/'results').iterdir())
+HOW = {'command', 'commit', 'data', 'device', 'date', 'torch'}
+
+@pytest.fixture
+def load(monkeypatch):
+    "Imports a script by its name."
+    monkeypatch.syspath_prepend(HERE)
+    return importlib.import_module
+
+@pytest.fixture
+def common(load): return load('common')
+
+def read(file): return [json.loads(line) for line in file.read_text().splitlines()]
+
+# --- a few steps of each
+
+def twice(main, args, out, capsys, *, kept=True):
+    "The lines that a command writes. Asked again it adds nothing, and measures nothing if what it has is kept."
+    args = [*args, '--smoke', '--out', str(out)]
+    main(args)
+    first = read(out)
+    for row in first:
+        assert row.keys() >= HOW and row['command'].endswith('--smoke') and str(out.parent) not in json.dumps(row)
+    capsys.readouterr()
+    if kept:
+        main(args)
+        assert read(out) == first and capsys.readouterr().out == ''
+    return first
+
+@pytest.mark.parametrize('script, args, names', [
+    ('attention_costs', [], ['cpu']),
+    ('averages', [], ['stories-wsd-0']),
+    ('head_costs', ['cost'], ['cost-stories-0']),
+    ('head_costs', ['equal', '--seed', '3'], ['equal-nano-3']),
+    ('optimizers', ['--stage', 'rates'], [f'rates-stories-{o}-0.008-100' for o in ('adamw', 'muon', 'soap')]),
+    ('train_costs', [], ['cost']),
+    pytest.param('ddp', [], ['ddp'], marks=pytest.mark.slow),
+    pytest.param('threads', [], ['threads'], marks=pytest.mark.slow),
+    pytest.param('train_costs', ['speed'], ['speed'], marks=pytest.mark.slow),
+], ids=lambda v: '-'.join(v) if isinstance(v, list) and v and v[0].isalpha() else None)
+def test_an_experiment_runs_once(load, tmp_path, capsys, script, args, names):
+    found = twice(load(script).main, args, tmp_path/'out.jsonl', capsys)
+    assert [r['name'] for r in found] == names
+
+@pytest.mark.parametrize('script, args, name', [
+    ('head_costs', ['seconds'], 'seconds'), ('head_costs', ['bases'], 'bases'),
+    ('optimizers', ['--stage', 'speed'], 'speed-nano'), ('writing', ['lookup'], 'lookup'),
+])
+def test_an_experiment_runs_anew(load, tmp_path, capsys, script, args, name):
+    row, = twice(load(script).main, args, tmp_path/'out.jsonl', capsys, kept=False)
+    assert row['name'] == name
+
+def test_models_are_trained_and_write(load, tmp_path, capsys):
+    writing, drafts, out = load('writing'), load('drafts'), tmp_path/'out.jsonl'
+    own = ['--runs', str(tmp_path/'runs'), '--only', 'stories-nano']
+    writing.main(['models', *own, '--smoke'])
+    writing.main(['tune', *own, '--smoke'])
+    row, = twice(writing.main, ['write', *own], out, capsys)
+    assert {r['mode'] for r in row['runs']} == set(writing.MODES) and row['parameters'] > 100_000
+    assert all(r['bytes_per_pass'] >= 1 for r in row['runs'])
+    twice(drafts.main, own, out, capsys)
+    bounds, written = read(out)
+    assert written == row and bounds['name'] == 'bounds-stories-nano' and set(bounds['temperatures']) == {'0', '0.8'}
+
+@pytest.mark.slow
+def test_the_model_that_comes_along_can_be_made(load, tmp_path):
+    load('bundle').smoke(tmp_path)
+    card = (tmp_path/'model'/'README.md').read_text(encoding='utf-8')
+    made = (ROOT/'pico'/'models'/'stories'/'README.md').read_text(encoding='utf-8')
+    def words(text): return re.sub(r'[\d,.]+|```.*?```', '', text, flags=re.S).split('## A sample')[0].split()
+    assert words(card)[:60] == words(made)[:60] and '`python nbs/experiments/bundle.py`' in card
+
+# --- what they share
+
+def test_lines_are_in_order_and_one_of_the_same_name_gives_way(common, tmp_path):
+    results = common.Results(tmp_path/'some'/'x.jsonl')
+    assert results.rows() == [] and results.find('a') is None
+    results.add(dict(name='b', n=1), dict(name='c', n=.1))
+    results.add(dict(name='a', n=2), dict(name='b', n=3))
+    assert results.rows() == [dict(name='a', n=2), dict(name='b', n=3), dict(name='c', n=.1)]
+    assert results.find('b')['n'] == 3
+    assert not list((tmp_path/'some').glob('*.tmp'))
+
+def test_what_another_machine_found_is_taken_in(common, tmp_path):
+    mine, other = (common.Results(tmp_path/f) for f in ('mine.jsonl', 'other.jsonl'))
+    mine.add(dict(name='a', n=1))
+    other.add(dict(name='a', n=1), dict(name='b', n=2))
+    mine.merge(other.file)
+    assert [r['name'] for r in mine.rows()] == ['a', 'b']
+    other.add(dict(name='b', n=3), dict(name='c', n=4))
+    with pytest.raises(ValueError, match='b: both'): mine.merge(other.file)
+    assert len(mine.rows()) == 2
+
+def add_ten(folder, file, who):
+    import sys
+    sys.path.insert(0, folder)
+    from common import Results
+    for i in range(10): Results(file).add(dict(name=f'{who}-{i}'))
+
+def test_several_processes_add_to_one_file(common, tmp_path):
+    spawn = multiprocessing.get_context('fork' if 'fork' in multiprocessing.get_all_start_methods() else 'spawn')
+    parts = [spawn.Process(target=add_ten, args=(str(HERE), tmp_path/'x.jsonl', who)) for who in 'ab']
+    for p in parts: p.start()
+    for p in parts: p.join()
+    assert len(common.Results(tmp_path/'x.jsonl').rows()) == 20
+
+def test_parts_are_all_there_is(common):
+    cells = list(range(7))
+    assert sorted(c for i in range(3) for c in common.part(cells, f'{i}/3')) == cells
+    assert common.part(cells, '2/2') == common.part(cells, '0/2') == [0, 2, 4, 6]
+
+def test_a_command_can_be_typed_elsewhere(common):
+    args = ['cost', '--data', '/home/me/texts', '--part=1/2', '--out', 'x.jsonl', '--only', 'carry, space', '--seed=1']
+    assert common.typed('x', args) == "python nbs/experiments/x.py cost --data DIR --only 'carry, space' --seed=1"
+
+def test_an_average_begins_as_a_copy(common):
+    import torch
+    average, model = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+    common.average_weights(average, model, 0)
+    assert torch.equal(average.weight, model.weight)
+    first = model.weight.clone()
+    with torch.no_grad(): model.weight.zero_()
+    common.average_weights(average, model, 1)
+    torch.testing.assert_close(average.weight, first / 10)
+
+def test_a_text_has_a_name_that_everybody_knows(common, tmp_path):
+    (tmp_path/'war_and_peace.txt').write_text('Well, Prince')
+    assert common.source('english', tmp_path)['sha256'] == common.sha256(tmp_path/'war_and_peace.txt')
+    assert str(tmp_path) not in str(common.source('english', tmp_path))
+    stories = common.source('stories', held_out='seed 2')
+    assert stories['source'] == 'the built-in stories; held out: seed 2' and len(stories['sha256']) == 64
+
+# --- what they have found
+
+def test_results_are_a_few_files_of_lines():
+    files = [f for f in FILES if f.suffix != '.lock']
+    assert {f.suffix for f in files} == {'.jsonl'} and len(files) < 12
+    assert not (ROOT/'nbs'/'results').exists()
+
+@pytest.mark.parametrize('file', [f for f in FILES if f.suffix == '.jsonl'], ids=lambda f: f.stem)
+def test_lines_have_names_and_say_how_they_were_made(file):
+    rows = read(file)
+    names = [r['name'] for r in rows]
+    assert names == sorted(set(names))
+    for r in rows: assert {'command', 'date', 'torch'} <= r.keys(), r['name']
+
+def test_commands_that_the_book_names_are_there():
+    for file in (ROOT/'README.md', ROOT/'Makefile', HERE/'README.md', *ROOT.glob('nbs/*.ipynb'), *HERE.glob('*.py')):
+        for script in re.findall(r'nbs/experiments/\w+\.py', file.read_text(encoding='utf-8')):
+            assert (ROOT/script).exists(), (file.name, script)
+
+def test_every_experiment_is_explained():
+    text = (HERE/'README.md').read_text(encoding='utf-8')
+    for script in HERE.glob('*.py'): assert script.name in text
