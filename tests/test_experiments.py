@@ -153,7 +153,7 @@ def test_lines_have_names_and_say_how_they_were_made(file):
     rows = read(file)
     names = [r['name'] for r in rows]
     assert names == sorted(set(names))
-    for r in rows: assert {'command', 'date', 'torch'} <= r.keys(), r['name']
+    for r in rows: assert {'command', 'date'} <= r.keys(), r['name']
 
 def test_commands_that_the_book_names_are_there():
     for file in (ROOT/'README.md', ROOT/'Makefile', HERE/'README.md', *ROOT.glob('nbs/*.ipynb'), *HERE.glob('*.py')):
