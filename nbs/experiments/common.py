@@ -1,0 +1,179 @@
+"""What the experiments share: the model that is measured, texts, a training step, and files of results.
+
+    python nbs/experiments/common.py INTO.jsonl FROM.jsonl …      # take in what another machine has found
+
+An experiment is a script of this folder. Its results are the lines of `results/NAME.jsonl`, one JSON object for each
+thing measured, in order of their names. What has a line is done and is not measured again.
+"""
+import argparse
+import functools
+import hashlib
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+
+from pico.data import Corpus, load_corpus
+from pico.model import PicoConfig
+from pico.stories import story
+from pico.train import backward
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE/'results'
+ROWS, LENGTH = 4, 512                # of a batch: 2,048 bytes a step
+
+# --- the model that is measured
+
+# written out here, so that results keep their meaning whatever the presets of the library become
+DESIGN = dict(router='topk', latent_carry='no', heads='linear', heads_every=1)
+
+def config(preset='nano', **changes):
+    "A shape of the library with the design of its first presets, and some changes."
+    return PicoConfig.preset(preset, **DESIGN | changes)
+
+def train_step(model, optimizer, x, y, lr):
+    "One step at a learning rate; returns what `backward` does and the processor seconds that the optimizer took."
+    for group in optimizer.param_groups: group['lr'] = lr
+    out = backward(model, [(x, y)])
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
+    start = time.thread_time()
+    optimizer.step()
+    seconds = time.thread_time() - start
+    for p in model.parameters(): p.grad = None
+    model.router_state_step()
+    return out, seconds
+
+@torch.no_grad()
+def average_weights(average, model, step):
+    "Take a step's weights into a running average of about the last tenth of all steps; at step 0 it is a copy."
+    for mean, t in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        mean.lerp_(t, 9 / (step + 9))
+
+# --- texts
+
+CORPORA = { # name: (file in the folder of --data, public source)
+    'stories': (None, 'the built-in stories'),
+    'english': ('war_and_peace.txt', 'War and Peace, English, public domain'),
+    'russian': ('tinystories_ru.txt', 'MichaelMonashev/TinyStories-ru, Apache-2.0'),
+    'python':  ('python_algorithms.txt', 'TheAlgorithms/Python, MIT'),
+}
+
+def text(name, split='train', data=None, limit=None):
+    "A corpus by its name in `CORPORA`."
+    return load_corpus('stories' if name == 'stories' else str(Path(data)/CORPORA[name][0]), split, limit=limit)
+
+def new_stories(n, seed):
+    "Stories that no model was trained on: those of another seed than 0."
+    return Corpus.from_bytes([story(i, seed=seed).text.encode() for i in range(n)])
+
+def source(name, data=None, held_out=None):
+    "Where a text comes from, and its sha256: the file's, or that of the first hundred of the built-in stories."
+    file, public = CORPORA[name]
+    if held_out: public += f'; held out: {held_out}'
+    return dict(source=public, sha256=sha256(Path(data)/file) if file else stories_sha256())
+
+def sha256(file): return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+@functools.cache
+def stories_sha256(): return hashlib.sha256(''.join(story(i, seed=0).text for i in range(100)).encode()).hexdigest()
+
+# --- results
+
+def write_whole(file, content):
+    "Write a file whole or not at all."
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f'.{file.name}.{os.getpid()}.tmp')
+    part.write_text(content, encoding='utf-8')
+    part.replace(file)
+
+class Results:
+    "The lines of an experiment's file. Several processes may add to it at once."
+    def __init__(self, file): self.file = Path(file)
+
+    def rows(self):
+        if not self.file.exists(): return []
+        with open(self.file, encoding='utf-8') as f: return [json.loads(line) for line in f]
+
+    def find(self, name):
+        "The line of this name, or None: then it is still to be measured."
+        return next((r for r in self.rows() if r['name'] == name), None)
+
+    def add(self, *new):
+        "Add lines; one of the same name gives way."
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.file.with_suffix('.lock')):
+            rows = {r['name']: r for r in (*self.rows(), *new)}
+            write_whole(self.file, ''.join(json.dumps(rows[name]) + '\n' for name in sorted(rows)))
+
+    def merge(self, file):
+        "Take in the lines of another file; `ValueError` if both measured the same thing with different results."
+        new = Results(file).rows()
+        for row in new:
+            if (self.find(row['name']) or row) != row: raise ValueError(f"{row['name']}: both files hold a result")
+        self.add(*new)
+
+# --- how a result was made
+
+def stamp(command, data=None, threads=1):
+    "What every line says beside its numbers."
+    head = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=HERE)
+    return dict(command=command, commit=head.stdout.strip(), data=data, device=device(threads),
+                date=date.today().isoformat(), torch=torch.__version__)
+
+def device(threads=1): return f"{processor()}, {threads} thread{'' if threads == 1 else 's'}"
+
+def processor():
+    "What the processor calls itself, where the system says so."
+    try: return next(l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))
+    except (OSError, StopIteration): return f'{platform.machine()} processor'
+
+# --- commands
+
+def parser(doc):
+    "The options that all experiments have."
+    p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                allow_abbrev=False)
+    p.add_argument('--out', type=Path, metavar='FILE', help='where results go, instead of nbs/experiments/results')
+    p.add_argument('--smoke', action='store_true', help='a few steps, to see that it runs; results are thrown away')
+    return p
+
+def parse(p, script, args=None):
+    "Options of a script, with its `command` and its `results`. Times are those of one thread."
+    args = sys.argv[1:] if args is None else args
+    a, name = p.parse_args(args), Path(script).stem
+    a.command = typed(name, args)
+    if a.smoke and not a.out: a.out = Path(tempfile.mkdtemp(prefix='pico-'))/f'{name}.jsonl'
+    a.results = Results(a.out or RESULTS/f'{name}.jsonl')
+    torch.set_num_threads(1)
+    return a
+
+PATHS = {'--data': 'DIR', '--text': 'FILE', '--public': 'FILE'}
+
+def typed(name, args):
+    "What to type for the same again, without what only this machine knows."
+    words, rest = ['python', f'nbs/experiments/{name}.py'], iter(args)
+    for word in rest:
+        flag, is_one, _ = word.partition('=')
+        if flag in ('--out', '--part', *PATHS):
+            if not is_one: next(rest)
+            if flag in PATHS: words += [flag, PATHS[flag]]
+        else: words.append(shlex.quote(word))
+    return ' '.join(words)
+
+def part(cells, share):
+    "Of a list of things to measure, those of share 'i/n': every n-th from the i-th, for several processes or machines."
+    i, n = map(int, share.split('/'))
+    return cells[i % n::n]
+
+if __name__ == '__main__':
+    into, *others = map(Path, sys.argv[1:])
+    for other in others: Results(into).merge(other)
