@@ -1,126 +1,123 @@
-"""The grid of chapter 21: routers compared. One cell = one model trained and scored; its result is one small JSON file.
+"""The grid of chapter 21: routers compared. One cell of the grid is one model, trained and scored.
 
-    python nbs/21_routers.py --stage stories                      # needs nothing
-    python nbs/21_routers.py --stage text --data DIR              # DIR holds the corpora named in CORPORA
-    python nbs/21_routers.py --stage stories --part 1/2           # every second cell, for two machines or cores
-    python nbs/21_routers.py --stage text-capacity --data DIR --seeds 1      # other capacities on the corpora
+    python nbs/experiments/routers.py --stage stories                    # needs nothing
+    python nbs/experiments/routers.py --stage text --data DIR            # DIR holds the files of common.CORPORA
+    python nbs/experiments/routers.py --stage stories --part 1/2         # every second cell, for two machines or cores
+    python nbs/experiments/routers.py --stage text-capacity --data DIR --seeds 1   # other capacities on the corpora
 
-Cells that are done are skipped: stop it when you like, start it again to go on, raise --seeds to extend it.
+Cells that are done are skipped: stop it when you like, start it again to go on, raise --seeds to extend it. To measure
+another router, register it in `pico.router.ROUTERS` and add its name to a stage.
 """
-import argparse, hashlib, json, math, platform, statistics, subprocess, sys, time
-from datetime import date
-from pathlib import Path
-import torch
-from pico.data import Corpus, batch, load_corpus
-from pico.evaluate import bits_per_byte, recall, router_report
-from pico.model import Pico, PicoConfig
-from pico.stories import story
-from pico.train import TrainConfig, backward, flops_per_byte, make_optimizer
+import statistics
+import time
+from collections import namedtuple
 
-RESULTS = Path(__file__).parent/'results'/'routers'
-CORPORA = { # name: (file in --data, public source)
-    'english': ('war_and_peace.txt', 'War and Peace, English, public domain'),
-    'russian': ('tinystories_ru.txt', 'MichaelMonashev/TinyStories-ru, Apache-2.0'),
-    'python':  ('python_algorithms.txt', 'TheAlgorithms/Python, MIT'),
+import torch
+from common import LENGTH, ROWS, average_weights, config, new_stories, parse, parser, part, source, stamp, text
+from common import train_step
+
+from pico.data import batch, load_corpus
+from pico.evaluate import bits_per_byte, recall, router_report
+from pico.model import Pico
+from pico.stories import story
+from pico.train import TrainConfig, flops_per_byte, make_optimizer
+
+TEXTS = ['english', 'russian', 'python']
+EVERY = ['none', 'all', 'space', 'stride', 'random', 'topk', 'threshold', 'predictor']
+STAGES = { # stage: corpora, routers, capacities
+    'stories':       (['stories'], EVERY, [.25]),
+    'text':          (TEXTS, ['none', 'all', 'space', 'stride', 'topk', 'threshold'], [.25]),
+    'more':          (TEXTS, ['random', 'predictor'], [.25]),
+    'capacity':      (['stories'], ['topk', 'threshold', 'predictor', 'stride', 'random'], [.125, .5]),
+    'text-capacity': (TEXTS, ['topk', 'threshold', 'stride'], [.125, .5]),
+    'more-capacity': (TEXTS, ['predictor', 'random'], [.125, .5]),
 }
-EVERY = 'none', 'all', 'space', 'stride', 'random', 'topk', 'threshold', 'predictor'
-STAGES = { # stage: [(corpora, routers, capacities)]
-    'stories':  [(['stories'], EVERY, [.25])],
-    'text':     [(list(CORPORA), ['none', 'all', 'space', 'stride', 'topk', 'threshold'], [.25])],
-    'more':     [(list(CORPORA), ['random', 'predictor'], [.25])],
-    'capacity': [(['stories'], ['topk', 'threshold', 'predictor', 'stride', 'random'], [.125, .5])],
-    'text-capacity': [(list(CORPORA), ['topk', 'threshold', 'stride'], [.125, .5])],
-    'more-capacity': [(list(CORPORA), ['predictor', 'random'], [.125, .5])],
-}
-STEPS, EACH, ROWS, LENGTH, RATE, WARMUP = 800, 100, 4, 512, 8e-3, 40
+RATE, WARMUP = 8e-3, 40
+
+class Cell(namedtuple('Cell', 'corpus router capacity seed')):
+    "One model of the grid."
+    @property
+    def name(self): return f'{self.corpus}-{self.router}-{self.capacity:g}-{self.seed}'
+
+    @property
+    def config(self): return config(router=self.router, latent_capacity_factor=self.capacity)
+
+class Length(namedtuple('Length', 'steps each scored reported stories')):
+    "Training steps, of which every so many the model is scored; bytes scored then and at the end; stories asked."
+
+FULL  = Length(800, 100, 20_000, 50_000, 20)
+SMOKE = Length(4, 2, 1000, 1000, 2)
 
 def cells(stage, seeds):
-    "Every (corpus, router, capacity, seed) of a stage, all of one seed before the next."
-    return [(c, r, k, s) for s in range(seeds) for cs, rs, ks in STAGES[stage] for c in cs for k in ks for r in rs]
+    "All cells of a stage, those of one seed before those of the next."
+    corpora, routers, capacities = STAGES[stage]
+    return [Cell(c, r, k, s) for s in range(seeds) for c in corpora for k in capacities for r in routers]
 
-def corpora(name, data):
-    "Training and validation text, and where it comes from."
-    # stories that nothing was ever chosen by: designs were compared on those of seed 1
-    if name == 'stories':
-        return load_corpus('stories', 'train'), Corpus.from_bytes([story(i, seed=2).text.encode()
-                                                                   for i in range(120)]), dict(source='the built-in '
-                                                                                                      'stories; held '
-                                                                                                      'out: seed 2',
-                                                                                                      sha256=None)
-    file, source = Path(data)/CORPORA[name][0], CORPORA[name][1]
-    return load_corpus(str(file), 'train'), load_corpus(str(file),
-                                                        'validation'), dict(source=source,
-                                                                            sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+def texts(corpus, data=None):
+    "Training text and held-out text. The stories are those of seed 2, by which nothing was ever chosen."
+    return text(corpus, 'train', data), (new_stories(120, seed=2) if corpus == 'stories'
+                                         else text(corpus, 'validation', data))
 
-# written out here, so that these results keep their meaning whatever the presets of the library become
-DESIGN = dict(router='topk', latent_carry='no', heads='linear', heads_every=1)
-
-def config(router, capacity):
-    "The model that is measured, with a router and its share of the bytes."
-    return PicoConfig.preset('nano', **DESIGN | dict(router=router, latent_capacity_factor=capacity))
-
-def run(corpus, router, capacity, seed, data, steps=STEPS):
-    "Train one model at a constant learning rate; score a running average of its weights, so that every point of the curve is a finished model."
-    train, held_out, source = corpora(corpus, data)
-    shape = config(router, capacity)
-    torch.manual_seed(seed)
-    model, average = Pico(shape).train(), Pico(shape).eval()
+def train(cell, corpus, held_out, length):
+    """Train at a constant learning rate and score a running average of the weights, so that every point of the curve is
+    a finished model. The average, the curve, and the processor seconds of a step."""
+    torch.manual_seed(cell.seed)
+    model, average = Pico(cell.config).train(), Pico(cell.config).eval()
     optimizer = make_optimizer(model, TrainConfig(learning_rate=RATE, optimizer='adamw'))
-    own, mean = ([t for t in m.state_dict().values()] for m in (model, average))
-    curve, took, used, flops, seconds = [], [], [], 0., 0.
-    for step in range(steps):
+    curve, took, routed, flops = [], [], [], 0.
+    for step in range(length.steps):
         start = time.process_time()
-        for group in optimizer.param_groups: group['lr'] = RATE * min(1, (step + 1) / WARMUP)
-        out = backward(model, [batch(train, step, ROWS, LENGTH, shape.next_tokens, seed)])
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
-        optimizer.step()
-        optimizer.zero_grad()
-        model.router_state_step()
+        x, y = batch(corpus, step, ROWS, LENGTH, model.config.next_tokens, cell.seed)
+        out, _ = train_step(model, optimizer, x, y, RATE * min(1, (step + 1) / WARMUP))
         took.append(time.process_time() - start)
-        used.append(out['routed'])
-        flops += ROWS * LENGTH * flops_per_byte(shape, out['routed'])
-        for m, t in zip(mean, own): m.lerp_(t, 9 / (step + 9))    # the last tenth or so of all steps; at step 0 a copy
-        if (step + 1) % EACH == 0:
-            score = bits_per_byte(average, held_out, max_bytes=20_000)
+        routed.append(out['routed'])
+        flops += ROWS * LENGTH * flops_per_byte(cell.config, out['routed'])
+        average_weights(average, model, step)
+        if (step + 1) % length.each == 0:
+            score = bits_per_byte(average, held_out, max_bytes=length.scored)
             curve.append(dict(step=step + 1, bytes=(step + 1) * ROWS * LENGTH, flops=flops, bpb=score.bpb,
-                              routed=score.routed_fraction, trained=statistics.mean(used[-EACH:])))
-    report = router_report(average, held_out, max_bytes=50_000)
-    end = dict(bpb=report.bpb, latent_off=report.bpb_off, routed=report.used, leak=report.leak,
-               precision=report.precision, recall=report.recall, f1=report.f1, random_f1=report.random_f1,
-               entropy=report.entropy, rates=report.rates, seconds_per_step=statistics.median(took))
-    # budget on other text
-    end['elsewhere'] = {name: bits_per_byte(average, load_corpus(name, 'validation'), max_bytes=5_000).routed_fraction
-                        for name in ('stories', 'python')}
-    if corpus == 'stories':
-        f = recall(average, [story(i, seed=2) for i in range(20)], far=200)
-        end['facts'] = dict(accuracy=f.accuracy, probability=f.probability, rank=f.rank, chance=f.chance, n=f.n)
-    return dict(corpus=corpus, router=router, capacity=capacity, seed=seed, curve=curve, end=end, data=source)
+                              routed=score.routed_fraction, trained=statistics.mean(routed[-length.each:])))
+    return average, curve, statistics.median(took)
 
-def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--stage', choices=STAGES, required=True)
-    p.add_argument('--data', help='folder that holds the corpora')
+def finished(model, corpus, held_out, length):
+    "What is asked of a model at its end."
+    r = router_report(model, held_out, max_bytes=length.reported)
+    end = dict(bpb=r.bpb, latent_off=r.bpb_off, routed=r.used, leak=r.leak, precision=r.precision, recall=r.recall,
+               f1=r.f1, random_f1=r.random_f1, entropy=r.entropy, rates=r.rates)
+    end['elsewhere'] = {name: bits_per_byte(model, load_corpus(name, 'validation'), max_bytes=5_000).routed_fraction
+                        for name in ('stories', 'python')}       # the budget on text of another kind
+    if corpus == 'stories':
+        f = recall(model, [story(i, seed=2) for i in range(length.stories)], far=200)
+        end['facts'] = dict(accuracy=f.accuracy, probability=f.probability, rank=f.rank, chance=f.chance, n=f.n)
+    return end
+
+def run(cell, data=None, length=FULL):
+    "Train and score the model of one cell."
+    corpus, held_out = texts(cell.corpus, data)
+    model, curve, seconds = train(cell, corpus, held_out, length)
+    end = finished(model, cell.corpus, held_out, length) | dict(seconds_per_step=seconds)
+    return dict(name=cell.name, **cell._asdict(), curve=curve, end=end)
+
+def options():
+    p = parser(__doc__)
+    p.add_argument('--stage', choices=STAGES, default='stories')
+    p.add_argument('--data', metavar='DIR', help='folder that holds the corpora')
     p.add_argument('--seeds', type=int, default=3)
     p.add_argument('--part', default='0/1', help='i/n: only every n-th cell, from the i-th')
-    a = p.parse_args()
-    if not a.data and any(c in CORPORA for cs,_,_ in STAGES[a.stage] for c in cs):
-        p.error(f'--stage {a.stage} needs --data DIR, the folder that holds ' + ', '.join(f for f,
-                                                                                          _ in CORPORA.values()))
-    torch.set_num_threads(1)                                      # seconds are processor time of one thread
-    i, n = map(int, a.part.split('/'))
-    commit = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True,
-                            cwd=RESULTS.parent).stdout.strip()
-    for corpus, router, capacity, seed in cells(a.stage, a.seeds)[i::n]:
-        file = RESULTS/f'{corpus}-{router}-{capacity:g}-{seed}.json'
-        if file.exists(): continue
-        result = run(corpus, router, capacity, seed, a.data)
-        result |= dict(command=f'python nbs/21_routers.py --stage {a.stage}' + ' --data DIR' * bool(a.data)
-                       + f' --seeds {a.seeds}' * (a.seeds != 3), commit=commit, date=date.today().isoformat(),
-                       device=f'{platform.machine()} processor, 1 thread', torch=torch.__version__)
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        file.with_suffix('.tmp').write_text(json.dumps(result, indent=1) + '\n')
-        file.with_suffix('.tmp').rename(file)
-        print(f"{file.stem}: {result['end']['bpb']:.4f} bits per byte, {result['end']['routed']:.1%} routed",
-              flush=True)
+    return p
+
+def main(args=None):
+    p = options()
+    a = parse(p, __file__, args)
+    asked = part(cells(a.stage, 1 if a.smoke else a.seeds), a.part)
+    if not a.data and any(c.corpus != 'stories' for c in asked):
+        p.error(f'--stage {a.stage} needs --data DIR, the folder that holds the corpora')
+    for cell in asked:
+        if a.results.find(cell.name): continue
+        result = run(cell, a.data, SMOKE if a.smoke else FULL)
+        held_out = 'seed 2' if cell.corpus == 'stories' else 'the last tenth'
+        a.results.add(result | stamp(a.command, source(cell.corpus, a.data, held_out)))
+        end = result['end']
+        print(f"{cell.name}: {end['bpb']:.4f} bits per byte, {end['routed']:.1%} routed", flush=True)
 
 if __name__ == '__main__': main()
