@@ -5,9 +5,9 @@
     python nbs/experiments/designs.py --optimizer soap --budget 2.8e12 --seeds 0 1 2 --only space 'tuned, gated carry'
 
 Every model gets the same number of floating-point operations, counted with what was really routed. Its learning rate
-falls as that budget is spent, so all are finished models at equal cost. They are scored on text that the grid of chapter
-21 does not report: other stories, or the tenth of a corpus before its held-out tenth. It is read in windows of 512 bytes,
-so a design needs no cache. Designs that are done are skipped. What failed is no longer here, but in LOG.md.
+falls as that budget is spent, so all are finished models at equal cost. They are scored on text that the grid does not
+report: other stories, or the tenth of a corpus before its held-out tenth. It is read in windows of 512 bytes, so a
+design needs no cache. Designs that are done are skipped. What failed is no longer here, but in LOG.md.
 
 A new design is a line of `DESIGNS`, and where its router is new, a small class above it. (The stored results with SOAP
 and seeds below 7 were made when it still rotated the rows of the embedding and the byte heads, see chapter 23.)
