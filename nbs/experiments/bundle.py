@@ -1,45 +1,51 @@
 """The model that comes with the package: train it, score it, write it with its card into pico/models/stories.
 
-    python nbs/13_bundle.py            # about an hour on two quiet cores; stop it when you like, start it again to go on
-    python nbs/13_bundle.py --smoke    # a few steps into a temporary folder
+    python nbs/experiments/bundle.py            # about an hour on two quiet cores; stopped, started again it goes on
+    python nbs/experiments/bundle.py --smoke    # a few steps into a temporary folder
 
-It has the design and the optimizer of the preset `nano`; its rows hold whole stories and its steps are longer. Scored is a text that
-nothing was chosen by: stories of another seed than those of training and validation.
+It has the design and the optimizer of the preset `nano`; its rows hold whole stories and its steps are longer. Scored
+is a text that nothing was chosen by: stories of another seed than those of training and validation. Its results are the
+card.
 """
-import argparse, html, os, platform, tempfile
+import argparse
+import html
+import os
+import tempfile
 from datetime import date
 from pathlib import Path
+
 import numpy as np
+from common import HERE, processor
+
 from pico.data import Corpus
 from pico.evaluate import bits_per_byte, recall
 from pico.generate import generate
-from pico.model import Pico, PicoConfig
+from pico.model import PicoConfig
 from pico.stories import floor, story
 from pico.train import TrainConfig, read_metrics, span, train
 
-ROOT = Path(__file__).resolve().parent.parent
-COMMAND = 'python nbs/13_bundle.py'
+ROOT = HERE.parent.parent
+COMMAND = 'python nbs/experiments/bundle.py'
 HOW = dict(context_len=2048, batch_size=4, warmup_steps=200, max_steps=20_000, validation_interval=1000,
-           validation_bytes=50_000,
-           checkpoint_interval=1000)
-# bytes of training text; the scored stories, and those asked about
-LIMIT, SEED, SCORED, ASKED = 120_000_000, 7, 80, 200
+           validation_bytes=50_000, checkpoint_interval=1000)
+LIMIT, SEED = 120_000_000, 7         # bytes of training text; the seed of other stories
+SCORED, ASKED = 80, 200              # of these, how many are scored and how many are asked about
+
+# --- what is measured
 
 def remembered(model, latent, asked):
-    "Share of facts recalled from more than 200 bytes before, its standard error over stories, and how many were asked."
+    "Share of facts recalled from more than 200 bytes before, its standard error over stories, their number, chance."
     found = [recall(model, [s], latent=latent, far=200) for s in asked]
     n, right = np.array([r.n for r in found]), np.array([r.n * r.accuracy for r in found])
     share = right.sum() / n.sum()
     error = ((right - share*n)**2).sum()**.5 / n.sum()            # facts of one story are not independent
     return share, error, int(n.sum()), float((np.array([r.chance for r in found]) * n).sum() / n.sum())
 
-def far(stories): # that have something to recall from that far
+def far(stories):
+    "Those that have something to recall from that far."
     return [s for s in stories if any(f.rivals and f.referred[0] - f.told[1] >= 200 for f in s.facts)]
 
-def processor():
-    "What the processor calls itself, where the system says so."
-    try: return next(l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name'))
-    except (OSError, StopIteration): return platform.machine()
+# --- the card
 
 CARD = """---
 license: apache-2.0
@@ -49,9 +55,9 @@ tags: [byte-level, mixture-of-depths, text-generation]
 
 # Stories: the model that comes with Pico
 
-A byte-level language model of {parameters:,} parameters that tells small stories. It was trained on the stories of chapter 00 and
-on nothing else. Its design is the preset `nano`: {fb} full-byte block before and after {latent} latent blocks, which see the bytes that
-the router `{router}` chooses.
+A byte-level language model of {parameters:,} parameters that tells small stories. It was trained on the stories of
+chapter 00 and on nothing else. Its design is the preset `nano`: {fb} full-byte block before and after {latent} latent
+blocks, which see the bytes that the router `{router}` chooses.
 
 ```python
 from pico.model import Pico
@@ -70,12 +76,13 @@ model = Pico.from_pretrained('stories')
 | facts told more than 200 bytes before | {on_share:.1%} ± {on_error:.1%} right of {facts:,} (chance {chance:.1%}) |
 | the same with the latent blocks off | {off_share:.1%} ± {off_error:.1%} |
 
-± is one standard error, over stories. The training text holds {limit:,} bytes of stories of seed 0; scored and asked are stories of
-seed {seed}, which the model has not seen.
+± is one standard error, over stories. The training text holds {limit:,} bytes of stories of seed 0; scored and asked
+are stories of seed {seed}, which the model has not seen.
 
 ## A sample
 
-`pico-generate --prompt "Once upon a time" --max_bytes 500` writes, where `_` follows a byte that went through the latent blocks:
+`pico-generate --prompt "Once upon a time" --max_bytes 500` writes, where `_` follows a byte that went through the
+latent blocks:
 
 ```
 {sample}
@@ -83,8 +90,8 @@ seed {seed}, which the model has not seen.
 
 ## Limits
 
-It knows the words, the sentences and the world of one story generator, and no others. It is there to be looked at: how a byte-level
-model spends its depth, what it remembers and what it forgets. It is no assistant.
+It knows the words, the sentences and the world of one story generator, and no others. It is there to be looked at: how
+a byte-level model spends its depth, what it remembers and what it forgets. It is no assistant.
 
 ## Licence
 
@@ -93,42 +100,59 @@ Apache-2.0, as the package. The stories are generated by the package itself.
 
 def card(model, run, how, scored, asked):
     "The model card, every number measured here."
-    held = Corpus.from_bytes([s.text for s in scored])
-    score, off = bits_per_byte(model, held), bits_per_byte(model, held, latent=False)
+    return CARD.format(command=COMMAND, limit=LIMIT, seed=SEED, **made(model, run, how), **scores(model, scored),
+                       **recalled(model, asked),
+                       sample='Once upon a time' + generate(model, 'Once upon a time', max_bytes=500).marked())
+
+def made(model, run, how):
+    "What it is, and how it was trained."
+    last, c, per_step = read_metrics(run)[-1], model.config, how['context_len'] * how['batch_size']
+    return dict(parameters=model.num_parameters(), fb=c.fb_num_blocks, latent=c.latent_num_blocks, router=c.router,
+                steps=last['step'], per_step=per_step, megabytes=last['step'] * per_step / 1e6,
+                took=span(last['seconds']), date=date.today(), processors=os.cpu_count(), machine=processor())
+
+def scores(model, scored):
+    "Bits per byte of held-out stories, and their floor."
+    held_out = Corpus.from_bytes([s.text for s in scored])
+    on, off = bits_per_byte(model, held_out), bits_per_byte(model, held_out, latent=False)
+    return dict(bytes=on.bytes, bpb=on.bpb, floor=floor(scored), off=off.bpb, routed=on.routed_fraction)
+
+def recalled(model, asked):
+    "What it remembers, with and without its latent blocks."
     on_share, on_error, facts, chance = remembered(model, True, asked)
     off_share, off_error, *_ = remembered(model, False, asked)
-    last, c = read_metrics(run)[-1], model.config
-    sample = 'Once upon a time' + generate(model, 'Once upon a time', max_bytes=500).marked()
-    per_step = how['context_len'] * how['batch_size']
-    return CARD.format(parameters=model.num_parameters(), fb=c.fb_num_blocks, latent=c.latent_num_blocks,
-                       router=c.router, command=COMMAND,
-                       steps=last['step'], per_step=per_step, megabytes=last['step'] * per_step / 1e6,
-                       took=span(last['seconds']),
-                       date=date.today(), processors=os.cpu_count(), machine=processor(), bytes=score.bytes,
-                       bpb=score.bpb,
-                       floor=floor(scored), off=off.bpb, routed=score.routed_fraction, on_share=on_share,
-                       on_error=on_error,
-                       facts=facts, chance=chance, off_share=off_share, off_error=off_error, limit=LIMIT, seed=SEED,
-                       sample=sample)
+    return dict(on_share=on_share, on_error=on_error, facts=facts, chance=chance, off_share=off_share,
+                off_error=off_error)
+
+# --- the picture
 
 def picture(g, file, columns=66, width=11.5, height=30):
-    "Written text as an SVG file: the prompt in grey, routed bytes on orange. Plain ASCII, so that a byte is a character."
+    "Written text as an SVG file: the prompt in grey, routed bytes on orange. ASCII only: a byte is a character."
     data, routed = g.prompt + g.bytes, [None]*len(g.prompt) + g.routed
-    shapes, texts, row, start = [], [], 0, 0
-    while start < len(data):
-        stop = min(start + columns, len(data))
-        if stop < len(data): stop = data.rfind(b' ', start, stop + 1) + 1 or stop       # a row ends behind a space
+    shapes, letters, rows = [], [], lines(data, columns)
+    for row, (start, stop) in enumerate(rows):
         for i in range(start, stop):
             x, y, c = 15 + (i - start)*width, 30 + row*height, chr(data[i])
             if routed[i]: shapes.append(f'<rect x="{x:.1f}" y="{y-18}" width="{width}" height="24" fill="#ffb74d"/>')
-            if c != ' ': texts.append(f'<text x="{x:.1f}" y="{y}"{grey(routed[i])}>{html.escape(c)}</text>')
-        row, start = row + 1, stop
-    size = f'width="{30 + columns*width:.0f}" height="{24 + row*height}"'
-    body = '\n'.join(['<rect width="100%" height="100%" fill="white"/>', *shapes, *texts])
+            if c != ' ': letters.append(f'<text x="{x:.1f}" y="{y}"{grey(routed[i])}>{html.escape(c)}</text>')
+    size = f'width="{30 + columns*width:.0f}" height="{24 + len(rows)*height}"'
+    body = '\n'.join(['<rect width="100%" height="100%" fill="white"/>', *shapes, *letters])
     file.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="monospace" '
                     f'font-size="18">\n{body}\n</svg>\n')
 
+def lines(data, columns):
+    "Where each line of a picture begins and stops: behind a space, if there is one."
+    found, start = [], 0
+    while start < len(data):
+        stop = min(start + columns, len(data))
+        if stop < len(data): stop = data.rfind(b' ', start, stop + 1) + 1 or stop
+        found.append((start, stop))
+        start = stop
+    return found
+
 def grey(routed): return ' fill="#777"' if routed is None else ''
+
+# --- all of it
 
 def bundle(run, out, how=HOW, limit=LIMIT, scored=SCORED, asked=ASKED):
     "Train in `run` until done, then write the model and its card into `out`."
@@ -140,13 +164,19 @@ def bundle(run, out, how=HOW, limit=LIMIT, scored=SCORED, asked=ASKED):
     print((out/'README.md').read_text(encoding='utf-8'))
     picture(generate(model, 'Once upon a time', max_bytes=380), out/'routed.svg')
 
-if __name__ == '__main__':
-    p = argparse.ArgumentParser()
-    p.add_argument('--smoke', action='store_true')
-    if p.parse_args().smoke:
-        with tempfile.TemporaryDirectory() as d:
-            bundle(Path(d)/'run', Path(d)/'model', HOW | dict(context_len=128, max_steps=2, validation_bytes=500),
-                   50_000, 2, 2)
+def smoke(folder):
+    "A few steps of a small model that knows nothing."
+    few = dict(context_len=128, max_steps=2, validation_bytes=500)
+    bundle(folder/'run', folder/'model', HOW | few, 50_000, 2, 2)
+
+def main(args=None):
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--smoke', action='store_true', help='a few steps into a temporary folder')
+    if p.parse_args(args).smoke:
+        with tempfile.TemporaryDirectory() as d: smoke(Path(d))
     else:
-        bundle(ROOT/'runs'/'stories', ROOT/'pico'/'models'/'stories')
-        (ROOT/'pico'/'models'/'stories'/'routed.svg').replace(ROOT/'nbs'/'images'/'routed.svg')
+        home = ROOT/'pico'/'models'/'stories'
+        bundle(ROOT/'runs'/'stories', home)
+        (home/'routed.svg').replace(ROOT/'nbs'/'images'/'routed.svg')
+
+if __name__ == '__main__': main()

@@ -147,17 +147,17 @@ def parser(doc):
     p.add_argument('--smoke', action='store_true', help='a few steps, to see that it runs; results are thrown away')
     return p
 
-def parse(p, script, args=None):
-    "Options of a script, with its `command` and its `results`. Times are those of one thread."
+def parse(p, script, args=None, results=None):
+    "Options of a script, with its `command` and its `results` (those of its own name). Times are those of one thread."
     args = sys.argv[1:] if args is None else args
     a, name = p.parse_args(args), Path(script).stem
     a.command = typed(name, args)
-    if a.smoke and not a.out: a.out = Path(tempfile.mkdtemp(prefix='pico-'))/f'{name}.jsonl'
-    a.results = Results(a.out or RESULTS/f'{name}.jsonl')
+    if a.smoke and not a.out: a.out = Path(tempfile.mkdtemp(prefix='pico-'))/'smoke.jsonl'
+    a.results = Results(a.out or RESULTS/f'{results or name}.jsonl')
     torch.set_num_threads(1)
     return a
 
-PATHS = {'--data': 'DIR', '--text': 'FILE', '--public': 'FILE'}
+PATHS = {'--data': 'DIR', '--text': 'FILE', '--public': 'FILE', '--runs': 'RUNS'}
 
 def typed(name, args):
     "What to type for the same again, without what only this machine knows."
