@@ -12,10 +12,9 @@ design needs no cache. Designs that are done are skipped. What failed is no long
 A new design is a line of `DESIGNS`, and where its router is new, a small class above it. (The stored results with SOAP
 and seeds below 7 were made when it still rotated the rows of the embedding and the byte heads, see chapter 23.)
 """
-import dataclasses
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -106,7 +105,7 @@ class Counted(Router):
 
 class Carrying(Pico):
     "Bytes after a chosen one get a share of its change."
-    def __init__(self, config): super().__init__(dataclasses.replace(config, latent_carry='yes'))
+    def __init__(self, config): super().__init__(replace(config, latent_carry='yes'))
 
 class PlainCarrying(Carrying):
     "All bytes want it alike."

@@ -84,8 +84,9 @@ def finished(model, corpus, held_out, length):
     r = router_report(model, held_out, max_bytes=length.reported)
     end = dict(bpb=r.bpb, latent_off=r.bpb_off, routed=r.used, leak=r.leak, precision=r.precision, recall=r.recall,
                f1=r.f1, random_f1=r.random_f1, entropy=r.entropy, rates=r.rates)
-    end['elsewhere'] = {name: bits_per_byte(model, load_corpus(name, 'validation'), max_bytes=5_000).routed_fraction
-                        for name in ('stories', 'python')}       # the budget on text of another kind
+    def share(name): # of the bytes of another kind of text
+        return bits_per_byte(model, load_corpus(name, 'validation'), max_bytes=length.scored // 4).routed_fraction
+    end['elsewhere'] = {name: share(name) for name in ('stories', 'python')}
     if corpus == 'stories':
         f = recall(model, [story(i, seed=2) for i in range(length.stories)], far=200)
         end['facts'] = dict(accuracy=f.accuracy, probability=f.probability, rank=f.rank, chance=f.chance, n=f.n)
