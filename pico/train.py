@@ -21,7 +21,8 @@ from tqdm import tqdm
 from .data import RULE, Corpus, batch, load_corpus
 from .core import InputError
 from .streaming import Stream
-from .model import PRESETS, Pico, PicoConfig, pick_device, read_config
+from .model import PRESETS, Pico, PicoConfig, read_config
+from .core import pick_device
 from .evaluate import bits_per_byte
 from .router import ROUTERS
 from .heads import HEADS

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pico.data import Corpus
-from pico.model import Pico
+from pico.model import Pico, PicoConfig
 from pico.router import ROUTERS, Route, Router, router
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +27,7 @@ def experiments():
     yield {name: importlib.import_module(name) for name in ('routers', 'designs')}
     sys.path.remove(str(HERE))
     for name in ROUTERS.keys() - before: del ROUTERS[name]
-    for name in ('routers', 'designs', 'common'): sys.modules.pop(name, None)
+    for name in ('routers', 'designs'): del sys.modules[name]
 
 @pytest.fixture
 def designs(experiments): return experiments['designs']
@@ -92,9 +92,8 @@ def test_a_corpus_needs_its_folder(designs, routers, capsys):
 def test_they_build_what_they_built(designs, routers):
     for asked, fields in BEFORE['21_routers'].items():
         name, capacity = ast.literal_eval(asked)
-        for built in (routers.Cell('stories', name, capacity, 0).config, designs.Design('', '', name, capacity).config):
-            built = built.to_dict()
-            assert {k: built[k] for k in fields} == fields, asked
+        built = routers.Cell('stories', name, capacity, 0).config, designs.Design('', '', name, capacity).config
+        assert built == (PicoConfig.from_dict(fields),) * 2, asked
     assert BEFORE['21_designs'] == BEFORE['21_routers']
 
 def test_every_design_is_built_and_says_why(designs):
@@ -105,7 +104,7 @@ def test_every_design_is_built_and_says_why(designs):
         x = torch.randint(256, (2, 40))
         model.loss(x, x[...,None].expand(-1, -1, 4)).total.backward()
         assert name == design.name and design.why.endswith('?')
-        assert design.config.latent_carry == 'no'                 # what is counted leaves carrying out
+        assert not design.config.latent_carry                     # what is counted leaves carrying out
         assert (model.latent.carry is not None) == ('carry' in name)
 
 def test_a_plain_share_stays_plain(designs):

@@ -105,7 +105,7 @@ class Counted(Router):
 
 class Carrying(Pico):
     "Bytes after a chosen one get a share of its change."
-    def __init__(self, config): super().__init__(replace(config, latent_carry='yes'))
+    def __init__(self, config): super().__init__(replace(config, latent_carry=True))
 
 class PlainCarrying(Carrying):
     "All bytes want it alike."
