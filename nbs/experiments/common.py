@@ -41,8 +41,9 @@ def config(preset='nano', **changes):
     return PicoConfig.preset(preset, **DESIGN | changes)
 
 def train_step(model, optimizer, x, y, lr):
-    "One step at a learning rate; returns what `backward` does and the processor seconds that the optimizer took."
-    for group in optimizer.param_groups: group['lr'] = lr
+    """One step at a learning rate, times a group's `lr_factor` where it has one. Returns what `backward` does and the
+    processor seconds that the optimizer took."""
+    for group in optimizer.param_groups: group['lr'] = lr * group.get('lr_factor', 1)
     out = backward(model, [(x, y)])
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
     start = time.thread_time()

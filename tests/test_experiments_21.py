@@ -1,0 +1,165 @@
+"The experiments of chapter 21: they run, stop and go on, build what they built, and a new design is one small class."
+import ast
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pico.data import Corpus
+from pico.model import Pico, PicoConfig
+from pico.router import ROUTERS, Route, Router, router
+
+ROOT = Path(__file__).resolve().parent.parent
+HERE = ROOT/'nbs'/'experiments'
+BEFORE = json.loads((ROOT/'tests'/'fixtures'/'designs.json').read_text())     # configurations of commit 7511483
+LINES = {name: [json.loads(line) for line in open(HERE/'results'/f'{name}.jsonl')]
+         for name in ('routers', 'designs', 'deviations')}
+
+@pytest.fixture(scope='module')
+def experiments():
+    "Both scripts, imported; the routers that they register are gone afterwards, since other tests go through them all."
+    before = dict(ROUTERS)
+    sys.path.insert(0, str(HERE))
+    yield {name: importlib.import_module(name) for name in ('routers', 'designs')}
+    sys.path.remove(str(HERE))
+    for name in ROUTERS.keys() - before: del ROUTERS[name]
+    for name in ('routers', 'designs'): del sys.modules[name]
+
+@pytest.fixture
+def designs(experiments): return experiments['designs']
+
+@pytest.fixture
+def routers(experiments): return experiments['routers']
+
+def read(file): return [json.loads(line) for line in file.read_text().splitlines()]
+
+def timeless(rows):
+    "Lines as text, seconds left out."
+    return re.sub(r'"seconds\w*": [\d.e-]+', '', json.dumps(rows))
+
+# --- the commands
+
+def test_the_grid_runs_and_goes_on(routers, tmp_path, capsys):
+    out = tmp_path/'routers.jsonl'
+    command = ['--smoke', '--out', str(out), '--part', '2/4']
+    routers.main(command)
+    first = read(out)
+    assert [r['name'] for r in first] == ['stories-space-0.25-0', 'stories-threshold-0.25-0']
+    for row in first:
+        assert row['command'] == 'python nbs/experiments/routers.py --smoke'
+        assert {'commit', 'data', 'device', 'date', 'torch'} <= row.keys()
+        assert len(row['curve']) == 2 and row['end']['facts']['n'] > 0
+    capsys.readouterr()
+    routers.main(command)                                         # what is done is not done again
+    assert capsys.readouterr().out == '' and read(out) == first
+    out.write_text(json.dumps(first[0]) + '\n')                   # stopped after the first of the two
+    routers.main(command)
+    assert timeless(read(out)) == timeless(first)
+
+def test_designs_run_and_go_on(designs, tmp_path, capsys):
+    out = tmp_path/'designs.jsonl'
+    command = ['--smoke', '--out', str(out), '--optimizer', 'soap', '--only', 'prior, carry', 'two states, fast router']
+    designs.main(command)
+    first = read(out)
+    assert [r['design'] for r in first] == ['prior, carry', 'two states, fast router']
+    for row in first:
+        assert row['command'].startswith('python nbs/experiments/designs.py --smoke --optimizer soap --only')
+        assert {'commit', 'data', 'device', 'date', 'torch'} <= row.keys()
+        assert row['steps'] == 2 and row['flops'] >= row['budget']
+    capsys.readouterr()
+    designs.main(command)
+    assert capsys.readouterr().out == '' and read(out) == first
+    out.write_text(json.dumps(first[1]) + '\n')
+    designs.main(command)
+    assert timeless(read(out)) == timeless(first)
+
+def test_deviations_run(designs, tmp_path):
+    designs.main(['--smoke', '--out', str(tmp_path/'designs.jsonl'), '--deviate', '--only', 'gated carry, space'])
+    row, = read(tmp_path/'deviations.jsonl')
+    assert row['deviations']['dropped']['n'] > 100 and not (tmp_path/'designs.jsonl').exists()
+
+def test_a_corpus_needs_its_folder(designs, routers, capsys):
+    for main, args in (designs.main, ['--corpus', 'english']), (routers.main, ['--stage', 'text']):
+        with pytest.raises(SystemExit): main(args)
+        assert '--data DIR' in capsys.readouterr().err
+
+# --- what they build
+
+def test_they_build_what_they_built(designs, routers):
+    for asked, fields in BEFORE['21_routers'].items():
+        name, capacity = ast.literal_eval(asked)
+        built = routers.Cell('stories', name, capacity, 0).config, designs.Design('', '', name, capacity).config
+        assert built == (PicoConfig.from_dict(fields),) * 2, asked
+    assert BEFORE['21_designs'] == BEFORE['21_routers']
+
+def test_every_design_is_built_and_says_why(designs):
+    torch.manual_seed(0)
+    few = Corpus.from_bytes(b'Once there was a little owl. ' * 200)
+    for name, design in designs.DESIGNS.items():
+        model = design.build(few).train()
+        x = torch.randint(256, (2, 40))
+        model.loss(x, x[...,None].expand(-1, -1, 4)).total.backward()
+        assert name == design.name and design.why.endswith('?')
+        assert not design.config.latent_carry                     # what is counted leaves carrying out
+        assert (model.latent.carry is not None) == ('carry' in name)
+
+def test_a_plain_share_stays_plain(designs):
+    few = Corpus.from_bytes(b'Once there was a little owl. ' * 200)
+    for name, learns in ('carry, space', False), ('gated carry, space', True):
+        assert designs.DESIGNS[name].build(few).latent.gate.requires_grad == learns
+
+def test_a_new_design_is_one_small_class(designs):
+    @router('of this test')
+    class Vowels(Router):
+        def begin(self, corpus): self.asked = corpus.size
+        def forward(self, x, values, before, position, train=False):
+            return Route(torch.isin(values, torch.tensor(list(b'aeiou'))))
+    vowels = designs.Design('vowels', 'Does it matter which?', 'of this test', model=designs.Carrying)
+    designs.DESIGNS['vowels'] = vowels
+    row = designs.run(designs.Trial('vowels', budget=5e9), scored=2000)
+    assert row['name'] == 'stories-vowels-0-0.005' and .2 < row['routed'] < .4
+    assert designs.DESIGNS.pop('vowels').build(Corpus.from_bytes(b'owl')).latent.router.asked == 5     # and two marks
+
+def test_a_router_of_a_script_is_a_choice_of_the_configuration(designs):
+    assert designs.Design('', '', 'prior').config.router == 'prior'
+
+def test_deviating_changes_nothing_where_nothing_is_turned(designs):
+    torch.manual_seed(1)
+    model, x = Pico(designs.Design('', '', 'topk').config).eval(), torch.randint(256, (2, 64))
+    h, route = model.states(x)
+    model.latent.router = turn = designs.Deviating(model.latent.router)
+    turn.turned = torch.zeros_like(route.chosen)
+    assert torch.equal(h, model.states(x)[0])
+    turn.turned[:,7] = True
+    assert (model.states(x)[1].chosen ^ route.chosen).nonzero()[:,1].tolist() == [7, 7]
+
+def test_counted_entropy_by_hand(designs):
+    values = torch.tensor([*b'abacabacabac']).numpy()
+    keys, bits = designs.counted_entropy(values, 1, few=2)
+    assert (keys - 1).tolist() == [*b'abc']                       # a is followed by b and c alike, they by a alone
+    torch.testing.assert_close(bits, torch.tensor([1., 0, 0]))
+
+# --- what they have found
+
+def test_a_line_has_the_name_that_its_model_would_get(designs, routers):
+    for r in LINES['routers']: assert routers.Cell(r['corpus'], r['router'], r['capacity'], r['seed']).name == r['name']
+    for r in LINES['designs']:
+        budget = r.get('budget', round(r['flops'], -11))          # older lines say what was spent, not what was allowed
+        trial = designs.Trial(r['design'], r['corpus'], r['seed'], budget, r.get('optimizer', 'adamw'),
+                              r.get('last', False))
+        assert trial.name == r['name']
+
+@pytest.mark.parametrize('name', LINES)
+def test_lines_are_sorted_and_say_how_they_were_made(name):
+    names = [r['name'] for r in LINES[name]]
+    assert names == sorted(set(names))
+    for r in LINES[name]: assert {'command', 'device', 'date', 'torch'} <= r.keys(), r['name']
+
+def test_what_is_no_longer_code_is_in_the_log(designs):
+    log = '\n'.join(f.read_text() for f in HERE.glob('LOG*.md'))
+    logged = set(re.findall(r'^\| `([^`]+)` \|', log, re.M))
+    for r in LINES['designs']: assert r['design'] in logged | set(designs.DESIGNS), r['design']
