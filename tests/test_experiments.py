@@ -155,6 +155,23 @@ def test_lines_have_names_and_say_how_they_were_made(file):
     assert names == sorted(set(names))
     for r in rows: assert {'command', 'date'} <= r.keys(), r['name']
 
+@pytest.mark.parametrize('script, measures, args', [
+    ('optimizers', 'run', ['--stage', 'rates', '--data', 'nowhere']),
+    ('optimizers', 'run', ['--stage', 'seeds', '--data', 'nowhere']),
+    ('optimizers', 'run', ['--stage', 'variants']),
+    ('optimizers', 'run', ['--stage', 'long']),
+    ('averages', 'run', []),
+    ('head_costs', 'side_by_side', ['cost', '--corpora', 'stories']),
+    ('attention_costs', 'costs', []),
+    ('train_costs', 'measure', []),
+    ('train_costs', 'measure', ['speed']),
+])
+def test_what_was_measured_is_not_measured_again(load, monkeypatch, script, measures, args):
+    "Lines that were once files have the names that their scripts look for."
+    def again(*args, **kw): raise AssertionError('this has a line')
+    monkeypatch.setattr(load(script), measures, again)
+    load(script).main(args)
+
 def test_commands_that_the_book_names_are_there():
     for file in (ROOT/'README.md', ROOT/'Makefile', HERE/'README.md', *ROOT.glob('nbs/*.ipynb'), *HERE.glob('*.py')):
         for script in re.findall(r'nbs/experiments/\w+\.py', file.read_text(encoding='utf-8')):

@@ -100,8 +100,8 @@ def stall(rows, length, preset='10m'):
             saves.append((time.thread_time() - start, time.perf_counter() - wall))
             during.append(step(4 + n))
             run.background.wait()
-    return dict(rows=rows, length=length) | medians('step', quiet[1:]) | medians('save', saves) \
-        | medians('step_beside_a_save', during)
+    found = medians('step', quiet[1:]) | medians('save', saves) | medians('step_beside_a_save', during)
+    return dict(rows=rows, length=length) | found
 
 def medians(name, times):
     "Of thread seconds and wall seconds."
