@@ -16,8 +16,6 @@ from pico.router import ROUTERS, Route, Router, router
 ROOT = Path(__file__).resolve().parent.parent
 HERE = ROOT/'nbs'/'experiments'
 BEFORE = json.loads((ROOT/'tests'/'fixtures'/'designs.json').read_text())     # configurations of commit 7511483
-LINES = {name: [json.loads(line) for line in open(HERE/'results'/f'{name}.jsonl')]
-         for name in ('routers', 'designs', 'deviations')}
 
 @pytest.fixture(scope='module')
 def experiments():
@@ -36,6 +34,8 @@ def designs(experiments): return experiments['designs']
 def routers(experiments): return experiments['routers']
 
 def read(file): return [json.loads(line) for line in file.read_text().splitlines()]
+
+def found(name): return read(HERE/'results'/f'{name}.jsonl')
 
 def timeless(rows):
     "Lines as text, seconds left out."
@@ -146,20 +146,15 @@ def test_counted_entropy_by_hand(designs):
 # --- what they have found
 
 def test_a_line_has_the_name_that_its_model_would_get(designs, routers):
-    for r in LINES['routers']: assert routers.Cell(r['corpus'], r['router'], r['capacity'], r['seed']).name == r['name']
-    for r in LINES['designs']:
+    for r in found('routers'):
+        assert routers.Cell(r['corpus'], r['router'], r['capacity'], r['seed']).name == r['name']
+    for r in found('designs'):
         budget = r.get('budget', round(r['flops'], -11))          # older lines say what was spent, not what was allowed
         trial = designs.Trial(r['design'], r['corpus'], r['seed'], budget, r.get('optimizer', 'adamw'),
                               r.get('last', False))
         assert trial.name == r['name']
 
-@pytest.mark.parametrize('name', LINES)
-def test_lines_are_sorted_and_say_how_they_were_made(name):
-    names = [r['name'] for r in LINES[name]]
-    assert names == sorted(set(names))
-    for r in LINES[name]: assert {'command', 'device', 'date', 'torch'} <= r.keys(), r['name']
-
 def test_what_is_no_longer_code_is_in_the_log(designs):
     log = '\n'.join(f.read_text() for f in HERE.glob('LOG*.md'))
     logged = set(re.findall(r'^\| `([^`]+)` \|', log, re.M))
-    for r in LINES['designs']: assert r['design'] in logged | set(designs.DESIGNS), r['design']
+    for r in found('designs'): assert r['design'] in logged | set(designs.DESIGNS), r['design']
