@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Two test workers on two cores: torch threads that fight for cores are several times slower than one thread each.
 ONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test lint test-slow book model wheel clean
+.PHONY: demo test lint test-slow export refresh book model wheel clean
 
 demo: .venv/.ok
 	$(BIN)/pico-train runs/demo stories --preset nano --max_minutes 3
@@ -25,10 +25,16 @@ lint: .venv/.ok
 test-slow: .venv/.ok
 	$(ONE) $(BIN)/python -m pytest -n 2 -q -m slow
 
-book: .venv/.ok
+# A chapter is changed in its notebook, exported, and run again so that its stored outputs are true: make refresh NB=05_router
+NB ?= *
+export: .venv/.ok
 	$(BIN)/nbdev_export
-	$(ONE) $(BIN)/jupyter nbconvert --to notebook --execute --inplace nbs/*.ipynb
+
+refresh: export
+	$(ONE) $(BIN)/jupyter nbconvert --to notebook --execute --inplace nbs/$(NB).ipynb
 	$(BIN)/nbdev_clean
+
+book: refresh
 
 # The trained model that comes with the package: about an hour, stopped and started again at will.
 model: .venv/.ok

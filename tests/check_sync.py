@@ -1,11 +1,16 @@
-"Fail unless `pico/` is exactly what the notebooks export: nothing edited by hand, nothing stale, every notebook executed."
-import json, os, shutil, subprocess, sys, tempfile
+"Fail unless `pico/` is what the notebooks export: nothing edited by hand, nothing stale, every notebook executed."
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
 def exported(root):
-    "Export a copy of the notebooks at `root` into a temporary folder; returns the folder (to be deleted by the caller)."
+    "Export a copy of the notebooks at `root` into a temporary folder, which the caller deletes."
     d = Path(tempfile.mkdtemp())
     shutil.copytree(root/'nbs', d/'nbs')
     shutil.copy(root/'settings.ini', d)
@@ -29,7 +34,7 @@ def differences(root=ROOT):
     finally: shutil.rmtree(d)
 
 def unexecuted(root=ROOT):
-    "Notebooks with a code cell that printed nothing because it never ran cannot be told apart; those without any output can."
+    "Notebooks that store no output at all, or an error."
     bad = []
     for p in sorted((root/'nbs').glob('*.ipynb')):
         cells = json.loads(p.read_text(encoding='utf-8'))['cells']

@@ -1,13 +1,21 @@
-"""Does a change of the code's looks change what it does? Two checkouts, the same work on the same machine, compared bit for bit.
+"""Does a change of the code's looks change what it does? Two checkouts do the same work and are compared bit for bit.
 
     git worktree add /tmp/before COMMIT
     python tests/golden.py /tmp/before .              # weights, written bytes, bits per byte: about two minutes
-    python tests/golden.py /tmp/before . --tree       # only the code's syntax trees, which a change of layout leaves as they were
-    python tests/golden.py /tmp/before . --time       # ten turns each of training and writing; the median ratio of seconds
+    python tests/golden.py /tmp/before . --tree       # only the syntax trees, which a change of layout leaves alone
+    python tests/golden.py /tmp/before . --time       # ten turns each of training and writing; the median ratio
 
-Nothing is stored, since processors differ in the last bit. Each checkout works in a process of its own, with one thread.
+Nothing is stored, since processors differ in the last bit. Each checkout has a process of its own, with one thread.
 """
-import argparse, ast, hashlib, json, os, statistics, subprocess, sys, time
+import argparse
+import ast
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 # shapes and designs are written out: presets may change, this record may not
@@ -57,8 +65,8 @@ def record():
     held = load_corpus('stories', 'validation', limit=20_000)
     for name, config, optimizer in cases():
         model = trained(config, optimizer)
-        weights = hashlib.sha256(b''.join(v.numpy().tobytes() for _,
-                                          v in sorted(model.state_dict().items()))).hexdigest()
+        tensors = [v.numpy().tobytes() for _, v in sorted(model.state_dict().items())]
+        weights = hashlib.sha256(b''.join(tensors)).hexdigest()
         texts = [generate(model, 'Once', max_bytes=60, temperature=t, seed=1, speculative=s).bytes.hex()
                  for t in (0, .8) for s in (False, True)]
         print(json.dumps([name, weights, texts, bits_per_byte(model, held, 2000).bpb]), flush=True)
@@ -83,11 +91,14 @@ def compare(old, new):
     runs = [start(c, 'record') for c in (old, new)]
     before, after = ([json.loads(l) for l in r.communicate()[0].splitlines()] for r in runs)
     if any(r.returncode for r in runs) or len(before) != len(after): sys.exit('a checkout failed')
-    differ = [(a[0], part) for a, b in zip(before, after) for part, x,
-              y in zip(('weights', 'text', 'score'), a[1:], b[1:]) if x != y]
-    for name, part in differ: print(f'{name}: {part} differ')
-    print(f'{len(before)} cases, {len(differ)} differences')
-    sys.exit(bool(differ))
+    differences = 0
+    for (name, *old_parts), (_, *new_parts) in zip(before, after, strict=True):
+        for part, x, y in zip(('weights', 'text', 'score'), old_parts, new_parts, strict=True):
+            if x == y: continue
+            differences += 1
+            print(f'{name}: {part} differ')
+    print(f'{len(before)} cases, {differences} differences')
+    sys.exit(bool(differences))
 
 def trees(checkout):
     "Syntax tree of every code cell and of every script and test; cells that are no Python stand as they are."
@@ -95,8 +106,8 @@ def trees(checkout):
         try: return ast.dump(ast.parse(text))
         except SyntaxError: return text
     found = {}
-    for f in sorted(p for folder in ('nbs', 'tests')
-                    for p in Path(checkout, folder).rglob('*') if p.suffix in ('.py', '.ipynb')):
+    files = [f for folder in ('nbs', 'tests') for f in Path(checkout, folder).rglob('*')]
+    for f in sorted(f for f in files if f.suffix in ('.py', '.ipynb')):
         name, text = str(f.relative_to(checkout)), f.read_text(encoding='utf-8')
         if f.suffix == '.py': found[name] = [tree(text)]
         else: found[name] = [tree(''.join(c['source'])) for c in json.loads(text)['cells'] if c['cell_type'] == 'code']
@@ -115,9 +126,9 @@ def race(old, new, turns=10):
     ratios = []
     for turn in range(turns):
         seconds = [json.loads(start(c, 'once').communicate()[0]) for c in (old, new)]
-        ratios.append([n/o for o, n in zip(*seconds)])
+        ratios.append([n/o for o, n in zip(*seconds, strict=True)])
         print(f'turn {turn+1}: training {ratios[-1][0]:.3f}, writing {ratios[-1][1]:.3f}', flush=True)
-    training, writing = (statistics.median(r) for r in zip(*ratios))
+    training, writing = (statistics.median(r) for r in zip(*ratios, strict=True))
     print(f'median of new/old: training {training:.3f}, writing {writing:.3f}')
 
 if __name__ == '__main__':

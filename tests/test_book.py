@@ -1,6 +1,9 @@
 "The book as a whole: imports point downward, nothing is stale, the version has one source."
-import ast, configparser, json, re, shutil
-from pathlib import Path
+import ast
+import configparser
+import json
+import re
+import shutil
 import pytest
 import check_sync
 
@@ -23,13 +26,10 @@ def test_notebook_and_module_share_a_name(nb):
 @pytest.mark.parametrize('module', ORDER)
 def test_imports_point_to_lower_chapters(module):
     for node in ast.walk(ast.parse((ROOT/'pico'/f'{module}.py').read_text(encoding='utf-8'))):
-        names = [node.module] if isinstance(node,
-                                            ast.ImportFrom) and node.module else [a.name
-                                                                                  for a in node.names] if isinstance(node, ast.Import) else []
-        for n in names:
-            if n.startswith('pico.'):
-                assert ORDER[n.split('.')[1]] < ORDER[module], f'{module} imports {n}, a later chapter'
-            if isinstance(node, ast.ImportFrom) and n.startswith('pico'): assert '*' not in [a.name for a in node.names]
+        if isinstance(node, ast.Import): assert not [a.name for a in node.names if a.name.startswith('pico.')]
+        if not isinstance(node, ast.ImportFrom) or not node.level: continue
+        assert ORDER[node.module] < ORDER[module], f'{module} imports {node.module}, a later chapter'
+        assert '*' not in [a.name for a in node.names]
 
 def test_every_module_has_a_notebook():
     assert {p.stem for p in (ROOT/'pico').glob('*.py')} == set(ORDER) | {'__init__', '_modidx'}
@@ -46,7 +46,7 @@ def test_a_stale_or_edited_module_is_noticed(tmp_path):
 
 def test_notebooks_are_executed_and_small():
     assert check_sync.unexecuted() == []
-    for p in NOTEBOOKS: assert p.stat().st_size < 400_000, p.name
+    for p in NOTEBOOKS: assert p.stat().st_size < 1_200_000, p.name
 
 def test_version_has_one_source():
     cfg = configparser.ConfigParser()

@@ -1,7 +1,12 @@
 "The commands as a user meets them: one line and status 2 for a mistake, nothing lost."
-import dataclasses, json, os, subprocess, sys
+import dataclasses
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
-import pytest, torch
+import pytest
+import torch
 from pico.cli import eval_command, generate_command, train_command
 from pico.model import Pico, PicoConfig
 from pico.router import ROUTERS
@@ -32,16 +37,20 @@ def refused(capsys, f, *args, words=''):
     assert err.count('\n') == 1 and words in err and 'Traceback' not in err, err
 
 def test_run_directory(run):
-    assert {'config.json', 'model.safetensors', 'train.json', 'metrics.jsonl', 'checkpoints',
-            'loss.png'} <= {p.name for p in run.iterdir()}
+    expected = {'config.json', 'model.safetensors', 'train.json', 'metrics.jsonl', 'checkpoints', 'loss.png'}
+    assert expected <= {p.name for p in run.iterdir()}
     assert [json.loads(l)['step'] for l in (run/'metrics.jsonl').read_text().splitlines()] == [1, 2, 3, 4]
 
-@pytest.mark.parametrize('args, words', [(['nothing.txt'], 'nothing.txt'),
-                                         (['stories', '--preset', 'huge'], 'nano, xs, 10m, original'),
-                                         (['stories', '--wings', '2'], 'wings'),
+@pytest.mark.parametrize('args, words', [
+    (['nothing.txt'], 'nothing.txt'),
+    (['stories', '--preset', 'huge'], 'nano, xs, 10m, original'),
+    (['stories', '--wings', '2'], 'wings'),
     (['stories', '--att_q_heads', '4', '--att_kv_heads', '3'], 'att_kv_heads=3'),
-    (['stories', '--learning_rate', 'fast'], 'fast'), (['stories', '--optimizer', 'magic'], 'magic'),
-    (['stories', '--batch_size', '0'], 'batch_size=0'), (['stories', '--device', 'abacus'], 'abacus')])
+    (['stories', '--learning_rate', 'fast'], 'fast'),
+    (['stories', '--optimizer', 'magic'], 'magic'),
+    (['stories', '--batch_size', '0'], 'batch_size=0'),
+    (['stories', '--device', 'abacus'], 'abacus'),
+])
 def test_bad_arguments(tmp_path, capsys, args, words):
     refused(capsys, train_command, tmp_path/'new', *args, words=words)
     assert not (tmp_path/'new').exists()
@@ -94,8 +103,8 @@ def test_resuming_with_more_steps_equals_one_go(run, tmp_path):
 def test_generate_and_eval(run, capsys, tmp_path):
     assert call(generate_command, run, '--prompt', 'Mia', '--max_bytes', 12, '--mark', '') == 0
     assert capsys.readouterr().out.startswith('Mia')
-    assert call(generate_command, run, '--prompt', 'Mia', '--max_bytes', 12, '--html',
-                tmp_path/'a.html') == 0 and '<' in (tmp_path/'a.html').read_text()
+    assert call(generate_command, run, '--prompt', 'Mia', '--max_bytes', 12, '--html', tmp_path/'a.html') == 0
+    assert '<' in (tmp_path/'a.html').read_text()
     capsys.readouterr()
     assert call(eval_command, run) == 0 and 'bits per byte' in capsys.readouterr().out
     refused(capsys, generate_command, run, '--temperature', '-1', words='temperature')
@@ -107,13 +116,14 @@ def test_installed_commands_explain_themselves(name):
     assert r.returncode == 0 and 'OUT' in r.stdout
 
 def test_heads_are_chained_unless_others_are_asked_for(run, tmp_path, capsys):
-    config = lambda d: json.loads((d/'config.json').read_text())
-    assert (config(run)['heads'], config(run)['heads_every']) == ('chained', 32)
+    def heads(d):
+        config = json.loads((d/'config.json').read_text())
+        return config['heads'], config['heads_every']
+    assert heads(run) == ('chained', 32)
     text = run.parent/'t.txt'
     assert call(train_command, tmp_path/'old', text, *TINY, '--max_steps', 1, '--heads', 'linear') == 0
-    assert (config(tmp_path/'old')['heads'], config(tmp_path/'old')['heads_every']) == ('linear', 1)
-    for d in (run, tmp_path/'old'):
-        # goes on, whatever its heads
+    assert heads(tmp_path/'old') == ('linear', 1)
+    for d in (run, tmp_path/'old'):                               # goes on, whatever its heads
         assert call(train_command, d, '--preset', 'nano', '--dim', 24, '--latent_num_blocks', 1) == 0
     refused(capsys, train_command, run, '--heads', 'linear', words='contradicts')
 
@@ -129,13 +139,17 @@ def test_the_router_is_the_one_that_measured_best_unless_another_is_asked_for():
 
 def script(name): return Path(sys.executable).parent/name
 
-@pytest.mark.parametrize('start', [[script('pico-train')], [script('pico-eval')], [script('pico-generate')],
-                                   [sys.executable, '-m', 'pico'],
-                                   [sys.executable, '-m', 'pico.cli'], [sys.executable, '-m', 'pico', 'train']],
-                                   ids=lambda a: ' '.join(map(str, a[-2:])).split('/')[-1])
+@pytest.mark.parametrize('start', [
+    [script('pico-train')],
+    [script('pico-eval')],
+    [script('pico-generate')],
+    [sys.executable, '-m', 'pico'],
+    [sys.executable, '-m', 'pico.cli'],
+    [sys.executable, '-m', 'pico', 'train'],
+], ids=lambda a: ' '.join(map(str, a[-2:])).split('/')[-1])
 def test_version_and_help(start):
     import pico
-    run = lambda flag: subprocess.run([*start, flag], capture_output=True, text=True, timeout=120)
+    def run(flag): return subprocess.run([*start, flag], capture_output=True, text=True, timeout=120)
     assert run('--version').stdout == f'pico {pico.__version__}\n'
     help = run('--help')
     assert help.returncode == 0 and 'examples:' in help.stdout and not help.stderr
@@ -149,8 +163,9 @@ def test_help_names_every_field_with_its_default_and_choices(capsys):
     for group in ('data:', 'model:', 'training:', 'running:'): assert group in text
     assert '{' + ','.join(ROUTERS) + '}' in text and '(default: 6144; nano: 512)' in text and '(default: soap)' in text
 
-@pytest.mark.parametrize('device', ['xpu', 'meta', 'gpu', 'cuda:99'] + ['mps']
-                         * (not torch.backends.mps.is_available()))
+NOT_THERE = ['xpu', 'meta', 'gpu', 'cuda:99'] + ([] if torch.backends.mps.is_available() else ['mps'])
+
+@pytest.mark.parametrize('device', NOT_THERE)
 def test_a_device_that_is_not_there_is_named(run, tmp_path, capsys, device):
     for f, args in ((train_command, [tmp_path/'new', 'stories', *TINY]), (eval_command, [run]),
                     (generate_command, [run])):
@@ -169,7 +184,8 @@ def test_own_text_takes_the_small_preset_and_says_what_will_happen(tmp_path, cap
     out, err = capsys.readouterr()
     first = err.splitlines()
     assert first[0] == '12,600 bytes of text to train on, 1,400 held out'
-    assert first[1].startswith('nano: 545,504 parameters') and '2,048 bytes per step' in first[1] and 'GB of memory' in first[2]
+    assert first[1].startswith('nano: 545,504 parameters') and '2,048 bytes per step' in first[1]
+    assert 'GB of memory' in first[2]
     assert "--prompt 'The quick brown fox'" in out and 'Once upon' not in out
 
 def test_a_long_run_is_told_beforehand(tmp_path, capsys):
@@ -187,8 +203,8 @@ def test_a_small_step_leaves_no_trace():
     before = {k: v.clone() for k, v in model.state_dict().items()}
     seconds, kept = small_step(model, torch.arange(64)[None] % 128)
     assert seconds > 0 and kept > 64 * 24 * 4
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()) and all(p.grad is None
-                                                                                         for p in model.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
     assert all(not t.any() for t in model.latent.router.counted())
 
 def test_the_library_takes_what_the_command_takes(tmp_path):
@@ -199,8 +215,8 @@ def test_the_library_takes_what_the_command_takes(tmp_path):
     small = dict(validation_bytes=300, max_steps=1)
     a = train(tmp_path/'a', tmp_path/'t.txt', settings=TrainConfig.preset('nano', **small), progress=False)
     assert call(train_command, tmp_path/'b', tmp_path/'t.txt', '--max_steps', 1, '--validation_bytes', 300) == 0
-    assert (tmp_path/'a/model.safetensors').read_bytes() == (tmp_path
-                                                             /'b/model.safetensors').read_bytes() and a.config == config
+    a_weights, b_weights = ((tmp_path/d/'model.safetensors').read_bytes() for d in 'ab')
+    assert a_weights == b_weights and a.config == config
     train(tmp_path/'a', tmp_path/'t.txt', progress=False)         # a run that is there goes on as it was begun
 
 def test_places_where_no_run_can_be(run, capsys):
@@ -211,7 +227,8 @@ def test_places_where_no_run_can_be(run, capsys):
 
 @pytest.mark.parametrize('name', ['config.json', 'model.safetensors'])
 def test_a_file_that_may_not_be_read_is_not_called_damaged(run, capsys, monkeypatch, name):
-    import builtins, io
+    import builtins
+    import io
     real = builtins.open
     def locked(file, *args, **kwargs):
         if str(file).endswith(f'r/{name}'): raise PermissionError(13, 'Permission denied', str(file))
@@ -233,10 +250,9 @@ def test_a_full_disk_at_the_picture_spoils_no_run(tmp_path, capsys, monkeypatch)
 
 @pytest.mark.skipif(not Path('/dev/full').exists(), reason='needs a device that is always full')
 def test_output_that_cannot_be_written(run):
-    full = lambda end: subprocess.run(f'"{script("pico-generate")}" "{run}" --max_bytes 30 {end}', shell=True,
-                                      capture_output=True, text=True, timeout=120)
     for end, words in (('> /dev/full', 'No space left'), ('>&-', 'is closed')):
-        r = full(end)
+        typed = f'"{script("pico-generate")}" "{run}" --max_bytes 30 {end}'
+        r = subprocess.run(typed, shell=True, capture_output=True, text=True, timeout=120)
         assert r.returncode == 2 and words in r.stderr and r.stderr.count('\n') == 1, r.stderr
 
 @pytest.mark.parametrize('encoding', ['ascii', 'latin-1', 'cp1252'])
@@ -250,7 +266,8 @@ def test_a_terminal_that_cannot_show_everything(run, encoding):
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs a child with other rights')
 def test_a_finished_run_that_may_only_be_read_is_evaluated():
     "By a user without rights, whose home does not exist either."
-    import processes, tempfile
+    import processes
+    import tempfile
     with tempfile.TemporaryDirectory() as d:
         os.chmod(d, 0o755)
         (Path(d)/'t.txt').write_text('Mia has a red cat. Tom has a blue hat. ' * 200)

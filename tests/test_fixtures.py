@@ -1,5 +1,8 @@
 "Runs made at commit 7511483 (November 2026) load, are scored, write and go on, whatever has changed since."
-import json, math, shutil, tarfile
+import json
+import math
+import shutil
+import tarfile
 from pathlib import Path
 import pytest
 from pico.cli import train_command
@@ -21,8 +24,8 @@ def runs(tmp_path_factory):
 def test_an_old_run_loads_and_says_the_same(runs, name):
     expected = json.loads((runs/'expected.json').read_text())[name]
     model = Pico.from_pretrained(runs/name)
-    assert bits_per_byte(model, load_corpus('stories', 'validation', limit=3000),
-                         2000).bpb == pytest.approx(expected['bpb'], abs=1e-4)
+    score = bits_per_byte(model, load_corpus('stories', 'validation', limit=3000), 2000)
+    assert score.bpb == pytest.approx(expected['bpb'], abs=1e-4)
     written = generate(model, 'Once', max_bytes=40, temperature=0, speculative=False).bytes
     # an argmax among near ties may fall otherwise on another processor, never at once
     assert written[:8] == bytes.fromhex(expected['greedy'])[:8]

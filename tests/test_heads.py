@@ -1,5 +1,6 @@
-"Byte heads: the further ones learn from a subset of bytes, whatever the batch is cut into, and a chain never reaches the model."
-import pytest, torch
+"Byte heads: the further ones learn from a subset of bytes, however a batch is cut; a chain never reaches the model."
+import pytest
+import torch
 from pico.data import Corpus, batch
 from pico.generate import generate
 from pico.heads import sparse
@@ -10,12 +11,12 @@ KINDS = [('linear', 1), ('linear', 8), ('chained', 1), ('chained', 8)]
 def make(heads, every, **kw):
     torch.manual_seed(0)
     return Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1, next_tokens=5, heads=heads, heads_every=every,
-                                  **dict(router='topk', latent_carry='no') | kw)).double().train()
+                                  **dict(router='topk', latent_carry=False) | kw)).double().train()
 
 @pytest.mark.parametrize('heads,every', KINDS)
 def test_micro_steps_and_ranks_add_up(heads, every):
-    "Eight rows at once, or two by two: the same gradients. Documents end inside rows, so parts hold different numbers of targets."
-    corpus = Corpus.from_bytes([b'kite ball ' * n for n in range(1, 60)])
+    "Eight rows at once, or two by two: the same gradients, though parts hold different numbers of targets."
+    corpus = Corpus.from_bytes([b'kite ball ' * n for n in range(1, 60)])    # documents end inside rows
     grads, losses = [], []
     for parts in (1, 4):
         m = make(heads, every)
@@ -24,7 +25,7 @@ def test_micro_steps_and_ranks_add_up(heads, every):
         out = backward(m, [(x[i::parts], y[i::parts]) for i in range(parts)])
         grads.append([p.grad for p in m.parameters()])
         losses.append(out)
-    for a, b in zip(*grads): torch.testing.assert_close(a, b)
+    for a, b in zip(*grads, strict=True): torch.testing.assert_close(a, b)
     torch.testing.assert_close(losses[0]['per_head'], losses[1]['per_head'])
     assert losses[0]['total'] == pytest.approx(losses[1]['total'])
 

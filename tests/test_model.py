@@ -1,6 +1,9 @@
-"The model across chapters: causality, cutting, an independent re-computation of the original, files that cannot hurt."
-import dataclasses, json, math
-import pytest, torch
+"The model across chapters: causality, cutting, the original computed again, files that cannot hurt."
+import dataclasses
+import json
+import math
+import pytest
+import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
@@ -8,7 +11,7 @@ from pico.core import InputError
 from pico.model import Pico, PicoConfig
 from pico.router import ROUTERS
 
-TOPK = dict(router='topk', latent_carry='no', heads='linear', heads_every=1)
+TOPK = dict(router='topk', latent_carry=False, heads='linear', heads_every=1)
 
 fast = settings(deadline=None, derandomize=True, max_examples=25)
 
@@ -16,15 +19,16 @@ fast = settings(deadline=None, derandomize=True, max_examples=25)
 def configs(draw, router=None):
     G = draw(st.integers(1, 3))
     H = G * draw(st.integers(1, 3))
-    return PicoConfig(dim=H * draw(st.integers(1, 6)) + draw(st.integers(0, H-1)), next_tokens=draw(st.integers(1, 4)),
-                      att_q_heads=H, att_kv_heads=G,
+    return PicoConfig(
+        dim=H * draw(st.integers(1, 6)) + draw(st.integers(0, H-1)), next_tokens=draw(st.integers(1, 4)),
+        att_q_heads=H, att_kv_heads=G,
         fb_num_blocks=draw(st.integers(0, 2)), fb_att_window_size=draw(st.integers(0, 9)),
         latent_capacity_factor=draw(st.sampled_from([0., .125, .25, .5, 1.])),
         latent_num_blocks=draw(st.integers(0, 3)), latent_att_window_size=draw(st.integers(0, 12)),
-        router=router or draw(st.sampled_from(sorted(ROUTERS))), latent_carry=draw(st.sampled_from(['no', 'yes'])))
+        router=router or draw(st.sampled_from(sorted(ROUTERS))), latent_carry=draw(st.booleans()))
 
 def make(config, seed=0):
-    "A double-precision model with weights large enough to make mistakes visible and scores on both sides of the threshold."
+    "A double-precision model with weights large enough for mistakes to show and scores on both sides of the threshold."
     torch.manual_seed(seed)
     m = Pico(config).double().eval()
     with torch.no_grad():
@@ -97,7 +101,7 @@ def test_ragged_rows_equal_rows_alone(config, seed, data):
         assert torch.equal(last.routed[b], alone.routed[0,-7:])
 
 def test_float32_agrees_but_for_counted_near_ties():
-    "Invariant 2 in float32: 1e-4, except after a router score that lay within 1e-4 of its threshold; such cases are counted."
+    "Invariant 2 in float32: 1e-4, except after a router score within 1e-4 of its threshold; such cases are counted."
     ties = 0
     for seed in range(12):
         m, x = make(PicoConfig.preset('nano', dim=48, **TOPK), seed).float(), text(seed, 1, 200)
@@ -110,13 +114,12 @@ def test_float32_agrees_but_for_counted_near_ties():
             ties += 1
     assert ties <= 2
 
-# --- the original, computed again without any of our modules
-# -------------------------------------------------------------
+# --- the original, computed again without any of our modules ----------------------------------------------------------
 
 def original(w, c, x, train):
-    "ORIGINAL architecture, gate mended, straight from its description; one row at a time, loops where loops are clearer."
+    "The original's architecture, gate mended, straight from its description; loops where loops are clearer."
     H, G, K = c.att_q_heads, c.att_kv_heads, c.dim // c.att_q_heads
-    norm = lambda h, g: h / (h.pow(2).mean(-1, keepdim=True) + torch.finfo(h.dtype).eps).sqrt() * g
+    def norm(h, g): return h / (h.pow(2).mean(-1, keepdim=True) + torch.finfo(h.dtype).eps).sqrt() * g
     def block(h, name, window):
         T = len(h)
         qkv = (norm(h, w[f'{name}.norm1.weight']) @ w[f'{name}.att.fused_qkv.weight'].T).view(T, H+2*G, K)
@@ -135,7 +138,7 @@ def original(w, c, x, train):
         h = w['embedding.weight'][row]
         for i in range(c.fb_num_blocks): h = block(h, f'fb_in.blocks.{i}', c.fb_att_window_size)
         weight = torch.sigmoid(h @ w['latent.router.weight'][0])
-        if train: chosen = sorted(range(len(h)), key=lambda t: -weight[t].item())[:int(len(h)*c.latent_capacity_factor)]
+        if train: chosen = weight.argsort(descending=True, stable=True)[:int(len(h)*c.latent_capacity_factor)].tolist()
         else: chosen = [t for t in range(len(h)) if weight[t] > .5]
         chosen.sort()
         if chosen:
@@ -148,7 +151,8 @@ def original(w, c, x, train):
         rows.append(out.view(len(h), c.next_tokens, 256))
     return torch.stack(rows)
 
-SHAPES = dict(xs=dict(), xs372=dict(dim=372, latent_num_blocks=8, fb_att_window_size=32),
+SHAPES = dict(xs=dict(),
+              xs372=dict(dim=372, latent_num_blocks=8, fb_att_window_size=32),
               small=dict(dim=50, att_q_heads=4, att_kv_heads=2, next_tokens=3, latent_num_blocks=2,
                          latent_att_window_size=5, fb_att_window_size=3))
 
@@ -159,7 +163,7 @@ def test_original_checkpoint_and_independent_computation(shape, routing, tmp_pat
     d, D, H, G = tmp_path/'m', c.dim, c.att_q_heads, c.att_kv_heads
     K = D // H
     g = torch.Generator().manual_seed(1)
-    rand = lambda *s: torch.randn(*s, generator=g, dtype=torch.double) / (s[-1]**.5 if len(s) > 1 else 5)
+    def rand(*s): return torch.randn(*s, generator=g, dtype=torch.double) / (s[-1]**.5 if len(s) > 1 else 5)
     w = {'embedding.weight': rand(256, D)*4, 'unembedding.weight': rand(256*c.next_tokens, D),
          'unembedding.bias': rand(256*c.next_tokens), 'norm.weight': 1+rand(D), 'latent.router.weight': rand(1, D)}
     for part, n in (('fb_in', c.fb_num_blocks), ('latent', c.latent_num_blocks), ('fb_out', c.fb_num_blocks)):
@@ -180,17 +184,16 @@ def test_original_checkpoint_and_independent_computation(shape, routing, tmp_pat
     # float64 norms use float64's epsilon in torch and above alike
     for mod in m.modules():
         if isinstance(mod, torch.nn.RMSNorm): assert mod.eps is None
-    torch.testing.assert_close(m(x, routing=routing).logits, original(w, c, x, routing == 'train'), rtol=1e-6,
-                               atol=1e-6)
+    expected = original(w, c, x, routing == 'train')
+    torch.testing.assert_close(m(x, routing=routing).logits, expected, rtol=1e-6, atol=1e-6)
 
 def test_from_original_names_what_is_missing(tmp_path):
     with pytest.raises(InputError, match='model.json'): Pico.from_original(tmp_path, run='r')
-    (tmp_path/'model.json').write_text(json.dumps({k: v for k,v in PicoConfig.preset('original').to_dict().items()
-                                                   if k not in ('router', 'marks')}))
+    fields = {k: v for k,v in PicoConfig.preset('original').to_dict().items() if k not in ('router', 'marks')}
+    (tmp_path/'model.json').write_text(json.dumps(fields))
     with pytest.raises(InputError, match='NNNNNNNN'): Pico.from_original(tmp_path, run='r')
 
-# --- loss, configuration, files
-# -------------------------------------------------------------------------------------------
+# --- loss, configuration, files ---------------------------------------------------------------------------------------
 
 @fast
 @given(configs(), st.integers(0, 10**6))
@@ -215,12 +218,13 @@ def test_every_parameter_gets_a_gradient():
     m.loss(x[:,:-4], x.unfold(1, 5, 1)[...,1:]).total.backward()
     for n,p in m.named_parameters(): assert p.grad is not None and p.grad.abs().sum() > 0, n
 
-@pytest.mark.parametrize('change, words',
-                         [(dict(att_kv_heads=4), 'att_kv_heads=4'), (dict(dim=-1), 'dim=-1'), (dict(dim=3), 'dim=3'),
-                          (dict(router='best'), "'best'"), (dict(latent_carry='maybe'), "'maybe'"),
+@pytest.mark.parametrize('change, words', [
+    (dict(att_kv_heads=4), 'att_kv_heads=4'), (dict(dim=-1), 'dim=-1'), (dict(dim=3), 'dim=3'),
+    (dict(router='best'), "'best'"), (dict(latent_carry='maybe'), "'maybe'"), (dict(latent_carry=1), 'latent_carry=1'),
     (dict(marks='?'), "'?'"), (dict(latent_capacity_factor=1.5), '1.5'),
     (dict(latent_capacity_factor=float('nan')), 'nan'), (dict(next_tokens=0), 'next_tokens=0'),
-    (dict(next_tokens=2.5), '2.5'), (dict(dim=True), 'True'), (dict(nonsense=1), 'nonsense')])
+    (dict(next_tokens=2.5), '2.5'), (dict(dim=True), 'True'), (dict(nonsense=1), 'nonsense'),
+])
 def test_config_names_the_field_and_the_value(change, words):
     with pytest.raises(ValueError, match=words.replace('?', r'\?')): PicoConfig.preset('xs', **change)
 

@@ -1,5 +1,8 @@
 "What a user installs and what the README promises."
-import re, subprocess, sys, zipfile
+import re
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 import pytest
 
@@ -14,9 +17,9 @@ def test_readme_names_every_chapter_and_links_exist():
 BLOCKS = re.findall(r'^```(\w*)\n(.*?)^```', README, re.S | re.M)
 SHELL = [line.split('#')[0].strip() for kind, block in BLOCKS if kind == 'sh' for line in block.splitlines()]
 # what stands between the lines too: `pico-train runs/mine FILE`, or a block's «$ pico-generate …»
-TYPED = [c for c in [*SHELL, *re.findall(r'`(pico-\w+ [^`\n]+)`',
-                                         re.sub(r'^```.*?^```', '', README, flags=re.S | re.M)),
-                     *re.findall(r'^\$ (pico-.*)$', README, re.M)] if c.startswith('pico-')]
+PROSE = re.sub(r'^```.*?^```', '', README, flags=re.S | re.M)
+SHOWN = re.findall(r'`(pico-\w+ [^`\n]+)`', PROSE) + re.findall(r'^\$ (pico-.*)$', README, re.M)
+TYPED = [c for c in [*SHELL, *SHOWN] if c.startswith('pico-')]
 SHORTER = {'pico-train': ['--max_steps', '2', '--validation_bytes', '300', '--context_len', '64', '--batch_size', '2'],
            'pico-eval': ['--max_bytes', '300'], 'pico-generate': ['--max_bytes', '20']}
 
@@ -29,7 +32,7 @@ def test_make_targets_and_files_of_the_readme_exist():
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-    "A folder in which the README's commands can be typed: a text called FILE, and a saved data set instead of the Hub's."
+    "A folder in which the README's commands can be typed: with a text called FILE, and a saved data set for the Hub's."
     import datasets
     d = tmp_path_factory.mktemp('readme')
     (d/'FILE').write_text('The quick brown fox jumps over the lazy dog. ' * 300)
@@ -38,15 +41,18 @@ def place(tmp_path_factory):
 
 def test_every_command_of_the_readme_runs_as_typed(place, monkeypatch):
     "In the order of the page, each with a shortened budget."
-    import datasets, pico.cli, pico.data, shlex
+    import datasets
+    import pico.cli
+    import pico.data
+    import shlex
     monkeypatch.chdir(place)
     monkeypatch.setattr(pico.data, 'hub_data', lambda name, streaming=False: datasets.load_from_disk('hub'))
-    assert any(c.split()[-1] == 'FILE' for c in TYPED) and any('/' in w for c in TYPED
-                                                               for w in c.split()[2:]) and len(TYPED) > 5
+    assert len(TYPED) > 5 and any(c.split()[-1] == 'FILE' for c in TYPED)
+    assert any('/' in word for c in TYPED for word in c.split()[2:])
     for line in TYPED:
         name, *args = shlex.split(line)
-        if name == 'pico-train': args += SHORTER[name] * (not (place/args[0]/'train.json').exists())
-        else: args += SHORTER[name]
+        goes_on = name == 'pico-train' and (place/args[0]/'train.json').exists()
+        if not goes_on: args += SHORTER[name]
         try: pico.cli.COMMANDS[name.removeprefix('pico-')](args)
         except SystemExit as e: assert e.code in (0, None), line
 
