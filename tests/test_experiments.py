@@ -47,7 +47,6 @@ def twice(main, args, out, capsys, *, kept=True):
     ('train_costs', [], ['cost']),
     pytest.param('ddp', [], ['ddp'], marks=pytest.mark.slow),
     pytest.param('threads', [], ['threads'], marks=pytest.mark.slow),
-    pytest.param('train_costs', ['speed'], ['speed'], marks=pytest.mark.slow),
 ], ids=lambda v: '-'.join(v) if isinstance(v, list) and v and v[0].isalpha() else None)
 def test_an_experiment_runs_once(load, tmp_path, capsys, script, args, names):
     found = twice(load(script).main, args, tmp_path/'out.jsonl', capsys)
@@ -60,6 +59,12 @@ def test_an_experiment_runs_once(load, tmp_path, capsys, script, args, names):
 def test_an_experiment_runs_anew(load, tmp_path, capsys, script, args, name):
     row, = twice(load(script).main, args, tmp_path/'out.jsonl', capsys, kept=False)
     assert row['name'] == name
+
+def test_ways_to_compute_take_turns(load, monkeypatch, tmp_path, capsys):
+    "Compiling takes minutes, so nothing is compiled here."
+    monkeypatch.setattr(load('train_costs'), 'compile_model', lambda *args: None)
+    row, = twice(load('train_costs').main, ['speed'], tmp_path/'out.jsonl', capsys)
+    assert row['rows'][0]['ratio'].keys() == {'float32', 'bfloat16', 'compiled'}
 
 def test_models_are_trained_and_write(load, tmp_path, capsys):
     writing, drafts, out = load('writing'), load('drafts'), tmp_path/'out.jsonl'
