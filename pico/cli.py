@@ -14,7 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from fastcore.docments import docments
 import pico
-from .data import RULE, load_corpus
+from .data import RULE
+from .sources import load_corpus
 from .core import InputError, TextDecoder, to_text
 from .stories import story
 from .model import DESIGN_CHOICES, PRESETS, Pico, PicoConfig
