@@ -3,7 +3,8 @@ import json, os, subprocess, sys
 import numpy as np, pytest, torch
 from hypothesis import example, given, settings, strategies as st
 import pico.sources as sources
-from pico.data import CLOSE, MARKS, OPEN, TEXT, Corpus, batch, chunk_starts, chunks_per_epoch, shuffled
+from pico.batches import batch, chunk_starts, chunks_per_epoch, shuffled
+from pico.data import CLOSE, MARKS, OPEN, TEXT, Corpus
 from pico.rows import column_pieces
 from pico.sources import load_corpus
 from pico.core import InputError, TextDecoder, byte_class, BYTE_CLASSES, to_bytes, to_text
