@@ -18,7 +18,8 @@ import numpy as np, torch
 from torch import nn, Tensor
 from fastcore.basics import patch
 from tqdm import tqdm
-from .data import RULE, Corpus, batch
+from .data import RULE, Corpus
+from .batches import batch
 from .sources import load_corpus
 from .core import InputError
 from .streaming import Stream
