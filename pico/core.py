@@ -164,8 +164,12 @@ def pick_device(
 # %% ../nbs/00a_core.ipynb #42617490
 MOVED = {
     'cli': dict.fromkeys(['Parser', 'command', 'add_fields', 'given'], 'arguments'),
+    'data': dict.fromkeys(['InputError', 'to_bytes', 'to_text', 'TextDecoder', 'BYTE_CLASSES', 'byte_class'], 'core')
+            | dict.fromkeys(['batch', 'chunk_starts', 'chunks_per_epoch', 'shuffled'], 'batches')
+            | dict.fromkeys(['file_pieces', 'left_out', 'local_path', 'row_kind', 'walk'], 'files')
+            | dict.fromkeys(['column_pieces', 'json_rows', 'json_texts', 'load_rows', 'quietly', 'read_rows'], 'rows')
+            | dict.fromkeys(['hub_data', 'load_corpus', 'python_files', 'story_piece'], 'sources'),
     'model': {'pick_device': 'core'},
-    'data': dict.fromkeys(['InputError', 'to_bytes', 'to_text', 'TextDecoder', 'BYTE_CLASSES', 'byte_class'], 'core'),
 }
 
 def moved(

@@ -1,7 +1,8 @@
 "Byte heads: the further ones learn from a subset of bytes, however a batch is cut; a chain never reaches the model."
 import pytest
 import torch
-from pico.data import Corpus, batch
+from pico.data import Corpus
+from pico.batches import batch
 from pico.generate import generate
 from pico.heads import sparse
 from pico.model import Pico, PicoConfig

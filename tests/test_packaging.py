@@ -43,10 +43,10 @@ def test_every_command_of_the_readme_runs_as_typed(place, monkeypatch):
     "In the order of the page, each with a shortened budget."
     import datasets
     import pico.cli
-    import pico.data
+    import pico.sources
     import shlex
     monkeypatch.chdir(place)
-    monkeypatch.setattr(pico.data, 'hub_data', lambda name, streaming=False: datasets.load_from_disk('hub'))
+    monkeypatch.setattr(pico.sources, 'hub_data', lambda name, streaming=False: datasets.load_from_disk('hub'))
     assert len(TYPED) > 5 and any(c.split()[-1] == 'FILE' for c in TYPED)
     assert any('/' in word for c in TYPED for word in c.split()[2:])
     for line in TYPED:

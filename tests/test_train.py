@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest, torch
 import pico.train, processes
 from pico.checkpoint import all_steps, newest, read_json
-from pico.data import Corpus, batch
+from pico.data import Corpus
+from pico.batches import batch
 from pico.core import InputError
 from pico.model import Pico, PicoConfig
 from pico.router import ROUTERS

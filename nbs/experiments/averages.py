@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from common import LENGTH, ROWS, config, new_stories, parse, parser, sha256, source, stamp, text, train_step
 
-from pico.data import batch, load_corpus
+from pico.sources import load_corpus
+from pico.batches import batch
 from pico.evaluate import bits_per_byte
 from pico.model import Pico
 from pico.train import TrainConfig, make_optimizer, rate

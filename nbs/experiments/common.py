@@ -22,7 +22,8 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from pico.data import Corpus, load_corpus
+from pico.data import Corpus
+from pico.sources import load_corpus
 from pico.model import PicoConfig
 from pico.stories import story
 from pico.train import backward

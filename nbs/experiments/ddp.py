@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from common import Results, config, parse, parser, stamp, text
 
-from pico.data import batch
+from pico.batches import batch
 from pico.model import Pico
 from pico.parallel import added, all_reduce
 

@@ -23,7 +23,8 @@ from common import CORPORA, LENGTH, ROWS, Results, config, new_stories, parse, p
 from common import train_step
 from torch import nn
 
-from pico.data import Corpus, batch
+from pico.data import Corpus
+from pico.batches import batch
 from pico.evaluate import windowed
 from pico.model import Pico, PicoConfig
 from pico.router import Route, Router, TopK, by_space, router, spacelike

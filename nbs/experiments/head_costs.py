@@ -16,7 +16,7 @@ import torch
 from common import LENGTH, ROWS, average_weights, config, new_stories, parse, parser, source, stamp, text, train_step
 from writing import N, starts
 
-from pico.data import batch
+from pico.batches import batch
 from pico.evaluate import bits_per_byte
 from pico.generate import generate
 from pico.heads import ByteHeads, head_weights, linear_loss

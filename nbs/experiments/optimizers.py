@@ -19,7 +19,8 @@ from importlib.metadata import version
 import torch
 from common import LENGTH, ROWS, average_weights, config, new_stories, parse, parser, source, stamp, text, train_step
 
-from pico.data import Corpus, batch
+from pico.data import Corpus
+from pico.batches import batch
 from pico.evaluate import bits_per_byte
 from pico.model import Pico
 from pico.soap import SOAP

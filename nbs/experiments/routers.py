@@ -16,7 +16,8 @@ import torch
 from common import LENGTH, ROWS, average_weights, config, new_stories, parse, parser, part, source, stamp, text
 from common import train_step
 
-from pico.data import batch, load_corpus
+from pico.sources import load_corpus
+from pico.batches import batch
 from pico.evaluate import bits_per_byte, recall, router_report
 from pico.model import Pico
 from pico.stories import story

@@ -45,7 +45,8 @@ def work():
     if os.environ.get('PICO_CHOOSES'): importlib.import_module('pico')    # before torch: it sets how threads wait
     import torch
 
-    from pico.data import batch, load_corpus
+    from pico.sources import load_corpus
+    from pico.batches import batch
     from pico.model import Pico, PicoConfig
     from pico.parallel import added, join, waiting
     from pico.train import TrainConfig, backward, make_optimizer

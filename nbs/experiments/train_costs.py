@@ -18,7 +18,7 @@ import torch
 from common import config, parse, parser, stamp, text
 
 import pico.train
-from pico.data import batch
+from pico.batches import batch
 from pico.model import Pico
 from pico.train import Run, TrainConfig, backward, compile_model, make_optimizer, pick_autocast, train
 

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from common import CORPORA, HERE, config, parse, parser, source, stamp, text
 
-from pico.data import MARKS, batch
+from pico.data import MARKS
+from pico.batches import batch
 from pico.evaluate import bits_per_byte
 from pico.generate import Writing, rounds, stream
 from pico.model import Pico
