@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Layout', 'SIDES', 'PORTION', 'rotate', 'rotate_back', 'eigenbasis', 'refreshed', 'pieces', 'layout', 'cut', 'join',
-           'SOAP']
+           'SOAP', 'bases', 'portions', 'ReferenceSOAP']
 
 # %% ../nbs/09_soap.ipynb #a4c1ca45
 import math
@@ -119,9 +119,6 @@ class SOAP(torch.optim.Optimizer):
         # False: only the columns get one (for tables, whose rows have little to do with each other)
         rows:bool=True,
         spread:bool=True,      # refresh a share of the bases at every step instead of all at every tenth
-        # the authors' conventions: the first gradient only makes the bases, `eps` is added before the bias is
-        # corrected, weights decay after the step
-        reference:bool=False,
         process:int=0,         # this process's number …
         processes:int=1,       # … of so many that share the work; the gradients must be the same on all
     ):
@@ -141,8 +138,7 @@ class SOAP(torch.optim.Optimizer):
         self.owner, self.turns, self.owned, self.waiting = {}, {}, [0.] * processes, {}
         super().__init__(params, dict(lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay,
                                       stats_beta=stats_beta, refresh=refresh,
-                                      block=block, max_precond_dim=max_precond_dim, rows=rows, spread=spread,
-                                      reference=reference))
+                                      block=block, max_precond_dim=max_precond_dim, rows=rows, spread=spread))
 
     def add_param_group(self, group:dict):
         "Refuse what SOAP is not made for; give every new parameter an owner and its blocks their turns."
@@ -187,29 +183,6 @@ def check(self:SOAP,
                              f"changed; lower the learning rate or look at the batch")
     return True
 
-@patch
-@torch.no_grad()
-def step(self:SOAP,
-    closure=None, # computes the gradients and returns the loss
-):                # the closure's loss
-    "One step for all parameters that have a gradient."
-    loss = None
-    if closure is not None:
-        with torch.enable_grad(): loss = closure()
-    given = [(g, [p for p in g['params'] if p.grad is not None]) for g in self.param_groups]
-    grads = [p.grad for _,ps in given for p in ps]
-    if not grads: return loss
-    huge = self.check(grads)
-    for group, params in given:
-        alike = {}
-        for p in params:
-            age = self.state[p]['step'] if p in self.state else None
-            if self.owner[p] == self.process:
-                alike.setdefault((self.layout(p, group)[1:5], p.dtype, p.device, age), []).append(p)
-        for (*_, age), ps in alike.items(): self.step_alike(ps, age, group, huge)
-    if self.processes > 1: self.exchange([p for _,ps in given for p in ps])
-    return loss
-
 # %% ../nbs/09_soap.ipynb #bfb34771
 @patch
 def stack(self:SOAP, params:list, age:int, group:dict)->dict: # name -> (blocks, …) tensor
@@ -240,64 +213,203 @@ def shapes(self:SOAP, p:Tensor, group:dict)->dict: # name -> shape
 # numbers worked on at a time on a CPU, so that they stay in its cache
 PORTION = 2**18
 
+def bases(
+    s:dict, # state, stacked or a portion of it
+)->tuple:   # left, right; None where a side has no basis
+    "What `rotate` needs of a state."
+    return s.get('QL'), s.get('QR')
+
+def portions(
+    s:dict,   # stacked state
+    G:Tensor, # (n, rows, columns)
+):            # yields views: state and gradient of some blocks
+    "State and gradient, a portion of the blocks at a time."
+    n = len(G) if G.is_cuda else max(1, PORTION // max(1, G[0].numel()))
+    for i in range(0, len(G), n): yield {k: x[i:i+n] for k,x in s.items()}, G[i:i+n]
+
+# %% ../nbs/09_soap.ipynb #31ce2f05
 @patch
-def step_alike(self:SOAP, params:list, age:int, group:dict, huge:bool):
-    "The step of parameters whose blocks have one shape and one age."
-    s, (b1, b2), first, ref = self.stack(params, age, group), group['betas'], age is None, group['reference']
-    keep = b2 if group['stats_beta'] is None else group['stats_beta']
-    layouts = [self.layout(p, group) for p in params]
-    G = torch.cat([cut(p.grad, a) for p,a in zip(params, layouts)]).to(s['exp_avg'].dtype) # (n, rows, columns)
-    if huge: G.clamp_(-1e15, 1e15)                                # larger ones, squared and summed, are no float32
-    t = 0 if first and ref else (age or 0) + 1
-    fix, seen = math.sqrt(1 - b2**t), G.clone() if first else None
-    portion = len(G) if G.is_cuda else max(1, PORTION // max(1, G[0].numel()))
-    for i in range(0, len(G), portion):
-        part = {k: x[i:i+portion] for k,x in s.items()}
-        g, m, v = G[i:i+portion], part['exp_avg'], part['exp_avg_sq']
-        if 'L' in s: part['L'].baddbmm_(g, g.mT, beta=keep, alpha=1 - keep)
-        if 'R' in s: part['R'].baddbmm_(g.mT, g, beta=keep, alpha=1 - keep)
-        if t == 0: continue
-        bases = (None, None) if first else (part.get('QL'), part.get('QR'))
-        turned = rotate(g, *bases)
-        m.lerp_(turned, 1 - b1)
-        v.mul_(b2).addcmul_(turned, turned, value=1 - b2)
-        root = v.sqrt() if ref else v.sqrt().div_(fix)
-        u = torch.div(m, root.add_(group['eps']), out=root)
-        if not ref: u.clamp_(-10 * (1 - b1**t), 10 * (1 - b1**t))
-        g.copy_(rotate_back(u, *bases))
-    if t:
-        decay = 1 - group['lr'] * group['weight_decay']
-        if decay != 1 and not ref: torch._foreach_mul_(params, decay)
-        steps = [join(u, a, p.shape) for u,a,p in zip(G.split([a.n for a in layouts]), layouts, params)]
-        torch._foreach_add_(params, steps, alpha=-group['lr'] * (fix if ref else 1) / (1 - b1**t))
-        if decay != 1 and ref: torch._foreach_mul_(params, decay)
-    for p in params: self.state[p]['step'] = t
-    if first: self.first_bases(s, seen, group, t)
-    else:
-        self.refresh(s, [i for i,turn in enumerate(turn for p in params for turn in self.turns[p])
-                         if (t - turn) % group['refresh'] == 0])
+def update_covariances(self:SOAP,
+    s:dict,     # state of some blocks, changed in place
+    G:Tensor,   # (n, rows, columns) their gradients
+    group:dict, # settings
+):
+    "Let the averages of G G^T and G^T G take in a gradient."
+    keep = group['betas'][1] if group['stats_beta'] is None else group['stats_beta']
+    if 'L' in s: s['L'].baddbmm_(G, G.mT, beta=keep, alpha=1 - keep)
+    if 'R' in s: s['R'].baddbmm_(G.mT, G, beta=keep, alpha=1 - keep)
+
+# %% ../nbs/09_soap.ipynb #5b751738
+@patch
+def adam(self:SOAP,
+    m:Tensor,   # average gradient, seen from the bases
+    v:Tensor,   # average square
+    group:dict, # settings
+    t:int,      # gradients that are in the averages
+)->Tensor:
+    "m / sqrt(v), bounded; only the bias of v is corrected yet."
+    b1, b2 = group['betas']
+    root = v.sqrt().div_(math.sqrt(1 - b2**t)).add_(group['eps'])
+    most = 10 * (1 - b1**t)
+    return torch.div(m, root, out=root).clamp_(-most, most)
 
 @patch
-def first_bases(self:SOAP, s:dict, G:Tensor, group:dict, t:int):
-    "Exact bases from the first gradient; the averages as if it had been seen from them."
+def direction(self:SOAP,
+    s:dict,      # state of some blocks, changed in place
+    G:Tensor,    # (n, rows, columns) their gradients
+    turns:tuple, # their bases
+    group:dict,  # settings
+    t:int,       # this step's number, from 1
+)->Tensor:       # (n, rows, columns)
+    "Adam's direction in the space of the bases, turned back."
+    (b1, b2), g = group['betas'], rotate(G, *turns)
+    m = s['exp_avg'].lerp_(g, 1 - b1)
+    v = s['exp_avg_sq'].mul_(b2).addcmul_(g, g, value=1 - b2)
+    return rotate_back(self.adam(m, v, group, t), *turns)
+
+# %% ../nbs/09_soap.ipynb #ce7858cc
+@patch
+def decay(self:SOAP, params:list, group:dict):
+    "Pull the weights towards zero."
+    kept = 1 - group['lr'] * group['weight_decay']
+    if kept != 1: torch._foreach_mul_(params, kept)
+
+@patch
+def move(self:SOAP,
+    params:list, # the weights
+    u:Tensor,    # (n, rows, columns) their directions, block by block
+    group:dict,  # settings
+    length:float,
+):
+    "Go that far against the directions."
+    layouts = [self.layout(p, group) for p in params]
+    parts = u.split([a.n for a in layouts])
+    steps = [join(part, a, p.shape) for part, a, p in zip(parts, layouts, params, strict=True)]
+    torch._foreach_add_(params, steps, alpha=-length)
+
+@patch
+def apply(self:SOAP, params:list, u:Tensor, group:dict, t:int):
+    "Decay the weights, then take the step."
+    self.decay(params, group)
+    self.move(params, u, group, group['lr'] / (1 - group['betas'][0]**t))
+
+# %% ../nbs/09_soap.ipynb #34c27ef6
+@patch
+def exact_bases(self:SOAP, s:dict):
+    "The eigenvectors of the covariances, for the beginning."
     for cov, basis, _ in SIDES:
         if cov in s: s[basis].copy_(eigenbasis(s[cov]))
-    if t and ('L' in s or 'R' in s):
-        g = rotate(G, s.get('QL'), s.get('QR'))
-        s['exp_avg'].copy_(g).mul_(1 - group['betas'][0])
-        s['exp_avg_sq'].copy_(g).square_().mul_(1 - group['betas'][1])
+
+@patch
+def look_again(self:SOAP,
+    s:dict,     # stacked state, changed in place
+    G:Tensor,   # (n, rows, columns) the first gradient
+    group:dict, # settings
+):
+    "The averages as if the first gradient had been seen from the bases."
+    if 'QL' not in s and 'QR' not in s: return
+    g, (b1, b2) = rotate(G, *bases(s)), group['betas']
+    s['exp_avg'].copy_(g).mul_(1 - b1)
+    s['exp_avg_sq'].copy_(g).square_().mul_(1 - b2)
+
+@patch
+def due(self:SOAP, params:list, group:dict, t:int)->list: # numbers of blocks
+    "The blocks whose turn for a refresh it is after step t."
+    turns = [turn for p in params for turn in self.turns[p]]
+    return [i for i,turn in enumerate(turns) if (t - turn) % group['refresh'] == 0]
 
 @patch
 def refresh(self:SOAP, s:dict, due:list):
     "New bases for the blocks whose turn it is; the averages move along."
-    if not due or not ('L' in s or 'R' in s): return
-    due = slice(None) if len(due) == len(s['exp_avg']) else due
-    m, v = rotate_back(s['exp_avg'][due], *(s[q][due] if q in s else None for q in ('QL', 'QR'))), s['exp_avg_sq'][due]
+    if not due or ('QL' not in s and 'QR' not in s): return
+    if len(due) == len(s['exp_avg']): due = slice(None)
+    some = {k: x[due] for k,x in s.items()}
+    m, v = rotate_back(some['exp_avg'], *bases(some)), some['exp_avg_sq']
     for cov, basis, side in SIDES:
         if cov not in s: continue
-        s[basis][due], order = refreshed(s[cov][due], s[basis][due])
+        new, order = refreshed(some[cov], some[basis])
+        s[basis][due] = some[basis].copy_(new)                    # a copy, row by row in memory as QR's result is not
         v = v.gather(side, (order[:, :, None] if side == -2 else order[:, None, :]).expand_as(v))
-    s['exp_avg'][due], s['exp_avg_sq'][due] = rotate(m, *(s[q][due] if q in s else None for q in ('QL', 'QR'))), v
+    s['exp_avg'][due], s['exp_avg_sq'][due] = rotate(m, *bases(some)), v
+
+# %% ../nbs/09_soap.ipynb #a14d175c
+@patch
+def gradients(self:SOAP,
+    params:list,
+    group:dict,  # settings
+    huge:bool,   # some numbers are so large that their squares overflow
+)->Tensor:       # (n, rows, columns) a copy, float32 at least
+    "The gradients of some parameters, block by block."
+    G = torch.cat([cut(p.grad, self.layout(p, group)) for p in params])
+    G = G.to(torch.promote_types(params[0].dtype, torch.float32))
+    return G.clamp_(-1e15, 1e15) if huge else G                   # larger ones, squared and summed, are no float32
+
+@patch
+def step_alike(self:SOAP,
+    params:list, # their blocks have one shape
+    age:int,     # steps that they have taken; None = this is their first gradient
+    group:dict,  # settings
+    huge:bool,   # as in `gradients`
+):
+    "The step of parameters that are alike."
+    s, G = self.stack(params, age, group), self.gradients(params, group, huge)
+    first, t = age is None, (age or 0) + 1
+    seen = G.clone() if first else None
+    for some, g in portions(s, G):
+        self.update_covariances(some, g, group)
+        g.copy_(self.direction(some, g, (None, None) if first else bases(some), group, t))
+    self.apply(params, G, group, t)
+    for p in params: self.state[p]['step'] = t
+    if first:
+        self.exact_bases(s)
+        self.look_again(s, seen, group)
+    else: self.refresh(s, self.due(params, group, t))
+
+# %% ../nbs/09_soap.ipynb #68951a23
+@patch
+@torch.no_grad()
+def step(self:SOAP,
+    closure=None, # computes the gradients and returns the loss
+):                # the closure's loss
+    "One step for all parameters that have a gradient."
+    loss = None
+    if closure is not None:
+        with torch.enable_grad(): loss = closure()
+    given = [(g, [p for p in g['params'] if p.grad is not None]) for g in self.param_groups]
+    grads = [p.grad for _,ps in given for p in ps]
+    if not grads: return loss
+    huge = self.check(grads)
+    for group, params in given:
+        alike = {}
+        for p in params:
+            age = self.state[p]['step'] if p in self.state else None
+            if self.owner[p] == self.process:
+                alike.setdefault((self.layout(p, group)[1:5], p.dtype, p.device, age), []).append(p)
+        for (*_, age), ps in alike.items(): self.step_alike(ps, age, group, huge)
+    if self.processes > 1: self.exchange([p for _,ps in given for p in ps])
+    return loss
+
+# %% ../nbs/09_soap.ipynb #01e55cbb
+class ReferenceSOAP(SOAP):
+    "SOAP with the conventions of its authors' code (github.com/nikhilvyas/SOAP)."
+    def step_alike(self, params:list, age:int, group:dict, huge:bool):
+        "The first gradient only makes the bases; its step counts as number 0."
+        if age is not None: return super().step_alike(params, age, group, huge)
+        s = self.stack(params, age, group)
+        for some, g in portions(s, self.gradients(params, group, huge)): self.update_covariances(some, g, group)
+        self.exact_bases(s)
+        for p in params: self.state[p]['step'] = 0
+
+    def adam(self, m:Tensor, v:Tensor, group:dict, t:int):
+        "m / sqrt(v), with `eps` added before any bias is corrected."
+        root = v.sqrt().add_(group['eps'])
+        return torch.div(m, root, out=root)
+
+    def apply(self, params:list, u:Tensor, group:dict, t:int):
+        "Take the step, both biases corrected; then decay the weights."
+        b1, b2 = group['betas']
+        self.move(params, u, group, group['lr'] * math.sqrt(1 - b2**t) / (1 - b1**t))
+        self.decay(params, group)
 
 # %% ../nbs/09_soap.ipynb #027ad7aa
 @patch

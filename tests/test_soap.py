@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest, torch
 import pico.soap
 from pico.checkpoint import load, save
-from pico.soap import SOAP, cut, join, layout
+from pico.soap import SOAP, ReferenceSOAP, cut, join, layout
 
 # the published algorithm: nothing is cut, all refreshes together
 WHOLE = dict(block=None, max_precond_dim=10_000, spread=False)
@@ -66,7 +66,7 @@ def distance(a, b): return ((a - b).norm() / b.norm()).item()
 @pytest.mark.parametrize('shape', [(7, 7), (12, 5), (5, 12), (24, 3), (1, 9), (30, 30)])
 def test_the_published_algorithm(shape, reference):
     W, gradients = problem(shape)
-    ours, s = follow(lambda p: SOAP(p, lr=.01, weight_decay=.1, reference=reference, **WHOLE), W, gradients)
+    ours, s = follow(lambda p: (ReferenceSOAP if reference else SOAP)(p, lr=.01, weight_decay=.1, **WHOLE), W, gradients)
     first = [s.get('QL', torch.eye(shape[0], dtype=W.dtype)), s.get('QR', torch.eye(shape[1], dtype=W.dtype))]
     for cov, basis in (('L', 'QL'), ('R', 'QR')):                 # they are eigenvectors, the largest first
         if cov in s:
@@ -154,7 +154,7 @@ def public(monkeypatch):
 @pytest.mark.parametrize('shape', [(7, 7), (12, 5), (5, 12), (6,)])
 def test_the_reference_trajectory_with_its_conventions(monkeypatch, shape):
     W, gradients = problem(shape)
-    ours, s = follow(lambda p: SOAP(p, lr=.01, weight_decay=.1, reference=True, **WHOLE), W, gradients)
+    ours, s = follow(lambda p: ReferenceSOAP(p, lr=.01, weight_decay=.1, **WHOLE), W, gradients)
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -290,7 +290,7 @@ def hard():
 def test_hard_gradients_give_finite_steps(name, reference):
     W = torch.ones(12, 8, requires_grad=True)
     v = torch.ones(8, requires_grad=True)
-    o = SOAP([W, v], lr=.01, refresh=3, reference=reference)
+    o = (ReferenceSOAP if reference else SOAP)([W, v], lr=.01, refresh=3)
     for t in range(25):
         W.grad, v.grad = hard()[name].clone() * (-1 if t % 5 == 4 else 1), hard()[name][0].clone()
         before = W.detach().clone()
