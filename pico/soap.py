@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Layout', 'SIDES', 'PORTION', 'rotate', 'rotate_back', 'eigenbasis', 'refreshed', 'pieces', 'layout', 'cut', 'join',
-           'SOAP', 'bases', 'portions', 'ReferenceSOAP']
+           'check_rates', 'check_whole', 'SOAP', 'unfit', 'state_dtype', 'bases', 'portions', 'ReferenceSOAP']
 
 # %% ../nbs/09_soap.ipynb #a4c1ca45
 import math
@@ -101,9 +101,26 @@ def join(
     return x.transpose(1, 2).reshape(shape)
 
 # %% ../nbs/09_soap.ipynb #daa7f3db
-# names of a covariance and its basis in the state, and the side they belong to
-SIDES = ('L', 'QL', -2), ('R', 'QR', -1)
+def check_rates(lr:float, betas:tuple, eps:float, weight_decay:float, stats_beta:float):
+    "Refuse numbers that make no sense, each by name and value."
+    if not 0 <= lr < math.inf: raise ValueError(f"lr={lr} must be a finite number, 0 or more")
+    if len(betas) != 2 or not all(0 <= b < 1 for b in betas):
+        raise ValueError(f"betas={betas} must be two numbers from 0 to below 1")
+    if not eps > 0: raise ValueError(f"eps={eps} must be positive")
+    if not weight_decay >= 0: raise ValueError(f"weight_decay={weight_decay} must not be negative")
+    if stats_beta is not None and not 0 <= stats_beta < 1:
+        raise ValueError(f"stats_beta={stats_beta} must be from 0 to below 1")
 
+def check_whole(
+    least:int, # allowed
+    **given,   # name and value
+):
+    "Refuse what is no whole number, or too small."
+    for name, v in given.items():
+        if not (isinstance(v, int) and v >= least):
+            raise ValueError(f"{name}={v} must be a whole number, {least} or more")
+
+# %% ../nbs/09_soap.ipynb #739d3962
 class SOAP(torch.optim.Optimizer):
     "Adam in the slowly turning eigenbasis of Shampoo's preconditioner (Vyas et al., arXiv 2409.11321, algorithm 3)."
     def __init__(self,
@@ -116,57 +133,71 @@ class SOAP(torch.optim.Optimizer):
         refresh:int=10,        # steps between two refreshes of a basis
         block:int=256,         # a longer side is cut into equal pieces; None = never
         max_precond_dim:int=1024, # a longer side (after cutting) gets no basis
-        # False: only the columns get one (for tables, whose rows have little to do with each other)
-        rows:bool=True,
+        rows:bool=True,        # False: only the columns get one, as a table wants it
         spread:bool=True,      # refresh a share of the bases at every step instead of all at every tenth
         process:int=0,         # this process's number …
         processes:int=1,       # … of so many that share the work; the gradients must be the same on all
     ):
-        if not 0 <= lr < math.inf: raise ValueError(f"lr={lr} must be a finite number, 0 or more")
-        if len(betas) != 2 or not all(0 <= b < 1 for b in betas):
-            raise ValueError(f"betas={betas} must be two numbers from 0 to below 1")
-        if not eps > 0: raise ValueError(f"eps={eps} must be positive")
-        if not weight_decay >= 0: raise ValueError(f"weight_decay={weight_decay} must not be negative")
-        if stats_beta is not None and not 0 <= stats_beta < 1:
-            raise ValueError(f"stats_beta={stats_beta} must be from 0 to below 1")
-        for name, v, least in (('refresh', refresh, 1), ('block', block, 1), ('max_precond_dim', max_precond_dim, 0)):
-            if not (isinstance(v, int) and v >= least) and not (name == 'block' and v is None):
-                raise ValueError(f"{name}={v} must be a whole number, {least} or more")
+        check_rates(lr, betas, eps, weight_decay, stats_beta)
+        check_whole(1, refresh=refresh)
+        check_whole(0, max_precond_dim=max_precond_dim)
+        if block is not None: check_whole(1, block=block)
         if not 0 <= process < processes:
             raise ValueError(f"process={process} must be from 0 to below processes={processes}")
-        self.process, self.processes, self.stacks = process, processes, {}
-        self.owner, self.turns, self.owned, self.waiting = {}, {}, [0.] * processes, {}
+        self.process, self.processes = process, processes
+        self.forget_shares()
         super().__init__(params, dict(lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay,
-                                      stats_beta=stats_beta, refresh=refresh,
-                                      block=block, max_precond_dim=max_precond_dim, rows=rows, spread=spread))
+                                      stats_beta=stats_beta, refresh=refresh, block=block,
+                                      max_precond_dim=max_precond_dim, rows=rows, spread=spread))
 
-    def add_param_group(self, group:dict):
-        "Refuse what SOAP is not made for; give every new parameter an owner and its blocks their turns."
-        super().add_param_group(group)
-        for p in self.param_groups[-1]['params']:
-            why = f'{p.dim()} dimensions: SOAP takes at most 2, reshape it' if p.dim() > 2 else 'complex numbers: SOAP takes real ones' if p.is_complex() else ''
-            if why:
-                self.param_groups.pop()
-                raise ValueError(f"a parameter of shape {tuple(p.shape)} has {why}, or leave it to another optimizer")
-        self.share_out(self.param_groups[-1])
+# %% ../nbs/09_soap.ipynb #d830cd3f
+@patch
+def forget_shares(self:SOAP):
+    "No parameter has an owner, no block a turn, no state is stacked."
+    self.stacks, self.owner, self.turns = {}, {}, {}
+    self.owned = [0.] * self.processes # what each process has to do
+    self.waiting = {}                  # period of refreshes -> what each of its steps has to do
 
-    def layout(self, p, group): return layout(tuple(p.shape), group['block'], group['max_precond_dim'], group['rows'])
+@patch
+def layout(self:SOAP, p:Tensor, group:dict)->Layout:
+    "How a parameter is cut, by the settings of its group."
+    return layout(tuple(p.shape), group['block'], group['max_precond_dim'], group['rows'])
 
-    def share_out(self, group:dict):
-        "The dearest first, always to the process and the step that has least to do."
-        def cost(p):
-            a = self.layout(p, group)
-            return a.left * a.rows**3 + a.right * a.columns**3
-        for p in sorted(group['params'], key=cost, reverse=True):
-            n, each = self.layout(p, group).n, cost(p)
-            o = self.owner[p] = min(range(self.processes), key=self.owned.__getitem__)
-            self.owned[o] += n * each + p.numel()
-            # the same turns for any number of processes
-            waiting = self.waiting.setdefault(group['refresh'], [0.] * group['refresh'])
-            self.turns[p] = [0] * n
-            for i in range(n if group['spread'] else 0):
-                t = self.turns[p][i] = min(range(group['refresh']), key=waiting.__getitem__)
-                waiting[t] += each
+@patch
+def share_out(self:SOAP, group:dict):
+    "The dearest first, always to the process and the step that has least to do."
+    def cost(p):
+        a = self.layout(p, group)
+        return a.left * a.rows**3 + a.right * a.columns**3
+    for p in sorted(group['params'], key=cost, reverse=True):
+        n, each = self.layout(p, group).n, cost(p)
+        o = self.owner[p] = min(range(self.processes), key=self.owned.__getitem__)
+        self.owned[o] += n * each + p.numel()
+        # the same turns for any number of processes
+        period = group['refresh']
+        waiting = self.waiting.setdefault(period, [0.] * period)
+        self.turns[p] = [0] * n
+        for i in range(n if group['spread'] else 0):
+            t = self.turns[p][i] = min(range(period), key=waiting.__getitem__)
+            waiting[t] += each
+
+# %% ../nbs/09_soap.ipynb #cc71d65d
+def unfit(
+    p:Tensor, # a parameter
+)->str:       # what SOAP cannot use about it; None = nothing
+    "Why a parameter is not for SOAP."
+    if p.dim() > 2: return f'{p.dim()} dimensions: SOAP takes at most 2, reshape it'
+    return 'complex numbers: SOAP takes real ones' if p.is_complex() else None
+
+@patch
+def add_param_group(self:SOAP, group:dict):
+    "Refuse what SOAP is not made for; give every new parameter an owner and its blocks their turns."
+    torch.optim.Optimizer.add_param_group(self, group)
+    for p in self.param_groups[-1]['params']:
+        if (why := unfit(p)) is None: continue
+        self.param_groups.pop()
+        raise ValueError(f"a parameter of shape {tuple(p.shape)} has {why}, or leave it to another optimizer")
+    self.share_out(self.param_groups[-1])
 
 # %% ../nbs/09_soap.ipynb #cd7147d7
 @patch
@@ -184,29 +215,37 @@ def check(self:SOAP,
     return True
 
 # %% ../nbs/09_soap.ipynb #bfb34771
-@patch
-def stack(self:SOAP, params:list, age:int, group:dict)->dict: # name -> (blocks, …) tensor
-    "The state of parameters that are alike, as one tensor each."
-    key = tuple(map(id, params))
-    if key in self.stacks: return self.stacks[key]
-    self.stacks = {k: s for k,s in self.stacks.items() if not set(k) & set(key)}
-    counts = [self.layout(p, group).n for p in params]
-    if age is None:
-        s = {k: torch.zeros(sum(counts), *shape[1:], dtype=torch.promote_types(params[0].dtype, torch.float32),
-                            device=params[0].device) for k,shape in self.shapes(params[0], group).items()}
-    else: s = {k: torch.cat([self.state[p][k] for p in params]) for k in self.shapes(params[0], group)}
-    for k,v in s.items():
-        for p, part in zip(params, v.split(counts)): self.state[p][k] = part
-    self.stacks[key] = s
-    return s
+# names of a covariance and its basis in the state, and the side they belong to
+SIDES = ('L', 'QL', -2), ('R', 'QR', -1)
+
+def state_dtype(p:Tensor)->torch.dtype: # float32 at least
+    "The precision of a parameter's averages and bases."
+    return torch.promote_types(p.dtype, torch.float32)
 
 @patch
 def shapes(self:SOAP, p:Tensor, group:dict)->dict: # name -> shape
     "What the state of a parameter consists of, besides its age `step`."
     a = self.layout(p, group)
     s = dict(exp_avg=(a.n, a.rows, a.columns), exp_avg_sq=(a.n, a.rows, a.columns))
-    for (cov, basis, _), d, there in zip(SIDES, (a.rows, a.columns), (a.left, a.right)):
-        if there: s[cov] = s[basis] = (a.n, d, d)
+    if a.left: s['L'] = s['QL'] = (a.n, a.rows, a.rows)
+    if a.right: s['R'] = s['QR'] = (a.n, a.columns, a.columns)
+    return s
+
+# %% ../nbs/09_soap.ipynb #3aaf8552
+@patch
+def stack(self:SOAP, params:list, age:int, group:dict)->dict: # name -> (blocks, …) tensor
+    "The state of parameters that are alike, as one tensor each; it begins with zeros where `age` is None."
+    key = tuple(map(id, params))
+    if key in self.stacks: return self.stacks[key]
+    self.stacks = {k: s for k,s in self.stacks.items() if not set(k) & set(key)}
+    counts = [self.layout(p, group).n for p in params]
+    shapes = self.shapes(params[0], group)
+    like = dict(dtype=state_dtype(params[0]), device=params[0].device)
+    if age is None: s = {k: torch.zeros(sum(counts), *shape[1:], **like) for k,shape in shapes.items()}
+    else: s = {k: torch.cat([self.state[p][k] for p in params]) for k in shapes}
+    for k,v in s.items():
+        for p, part in zip(params, v.split(counts), strict=True): self.state[p][k] = part
+    self.stacks[key] = s
     return s
 
 # %% ../nbs/09_soap.ipynb #62f107bd
@@ -312,6 +351,7 @@ def look_again(self:SOAP,
     s['exp_avg'].copy_(g).mul_(1 - b1)
     s['exp_avg_sq'].copy_(g).square_().mul_(1 - b2)
 
+# %% ../nbs/09_soap.ipynb #1a4c4b54
 @patch
 def due(self:SOAP, params:list, group:dict, t:int)->list: # numbers of blocks
     "The blocks whose turn for a refresh it is after step t."
@@ -334,25 +374,26 @@ def refresh(self:SOAP, s:dict, due:list):
 
 # %% ../nbs/09_soap.ipynb #a14d175c
 @patch
-def gradients(self:SOAP,
+def gradient_blocks(self:SOAP,
     params:list,
     group:dict,  # settings
     huge:bool,   # some numbers are so large that their squares overflow
 )->Tensor:       # (n, rows, columns) a copy, float32 at least
     "The gradients of some parameters, block by block."
     G = torch.cat([cut(p.grad, self.layout(p, group)) for p in params])
-    G = G.to(torch.promote_types(params[0].dtype, torch.float32))
+    G = G.to(state_dtype(params[0]))
     return G.clamp_(-1e15, 1e15) if huge else G                   # larger ones, squared and summed, are no float32
 
+# %% ../nbs/09_soap.ipynb #59f533f1
 @patch
 def step_alike(self:SOAP,
     params:list, # their blocks have one shape
     age:int,     # steps that they have taken; None = this is their first gradient
     group:dict,  # settings
-    huge:bool,   # as in `gradients`
+    huge:bool,   # as in `gradient_blocks`
 ):
     "The step of parameters that are alike."
-    s, G = self.stack(params, age, group), self.gradients(params, group, huge)
+    s, G = self.stack(params, age, group), self.gradient_blocks(params, group, huge)
     first, t = age is None, (age or 0) + 1
     seen = G.clone() if first else None
     for some, g in portions(s, G):
@@ -367,6 +408,16 @@ def step_alike(self:SOAP,
 
 # %% ../nbs/09_soap.ipynb #68951a23
 @patch
+def alike(self:SOAP, params:list, group:dict)->dict: # (…, age) -> parameters
+    "This process's own parameters, those together that one call can step."
+    found = {}
+    for p in params:
+        if self.owner[p] != self.process: continue
+        age = self.state[p]['step'] if p in self.state else None
+        found.setdefault((self.layout(p, group)[1:5], p.dtype, p.device, age), []).append(p)
+    return found
+
+@patch
 @torch.no_grad()
 def step(self:SOAP,
     closure=None, # computes the gradients and returns the loss
@@ -376,17 +427,12 @@ def step(self:SOAP,
     if closure is not None:
         with torch.enable_grad(): loss = closure()
     given = [(g, [p for p in g['params'] if p.grad is not None]) for g in self.param_groups]
-    grads = [p.grad for _,ps in given for p in ps]
-    if not grads: return loss
-    huge = self.check(grads)
+    every = [p for _,ps in given for p in ps]
+    if not every: return loss
+    huge = self.check([p.grad for p in every])
     for group, params in given:
-        alike = {}
-        for p in params:
-            age = self.state[p]['step'] if p in self.state else None
-            if self.owner[p] == self.process:
-                alike.setdefault((self.layout(p, group)[1:5], p.dtype, p.device, age), []).append(p)
-        for (*_, age), ps in alike.items(): self.step_alike(ps, age, group, huge)
-    if self.processes > 1: self.exchange([p for _,ps in given for p in ps])
+        for (*_, age), ps in self.alike(params, group).items(): self.step_alike(ps, age, group, huge)
+    if self.processes > 1: self.exchange(every)
     return loss
 
 # %% ../nbs/09_soap.ipynb #01e55cbb
@@ -396,7 +442,7 @@ class ReferenceSOAP(SOAP):
         "The first gradient only makes the bases; its step counts as number 0."
         if age is not None: return super().step_alike(params, age, group, huge)
         s = self.stack(params, age, group)
-        for some, g in portions(s, self.gradients(params, group, huge)): self.update_covariances(some, g, group)
+        for some, g in portions(s, self.gradient_blocks(params, group, huge)): self.update_covariances(some, g, group)
         self.exact_bases(s)
         for p in params: self.state[p]['step'] = 0
 
@@ -449,21 +495,30 @@ def exchange(self:SOAP, params:list):
     flat = torch.cat([(p if self.owner[p] == self.process else torch.zeros_like(p)).reshape(-1).to(wide)
                       for p in params])
     dist.all_reduce(flat)
-    for p, new in zip(params, flat.split([p.numel() for p in params])): p.copy_(new.view_as(p))
+    parts = flat.split([p.numel() for p in params])
+    for p, new in zip(params, parts, strict=True): p.copy_(new.view_as(p))
+
+# %% ../nbs/09_soap.ipynb #20719016
+@patch
+def ages(self:SOAP)->list: # equal on all processes; -1 = no step yet
+    "How many steps each parameter has taken, whoever owns it."
+    params = [p for g in self.param_groups for p in g['params']]
+    ages = [self.state[p]['step'] if p in self.state else -1 for p in params]
+    ages = torch.tensor(ages, device=params[0].device)
+    dist.all_reduce(ages, dist.ReduceOp.MAX)
+    return ages.tolist()
 
 @patch
 def whole_state_dict(self:SOAP)->dict: # equal on all processes
     "`state_dict` with the state of all owners; every process must call it."
     if self.processes == 1: return self.state_dict()
     places, state = [(p, g) for g in self.param_groups for p in g['params']], {}
-    ages = torch.tensor([self.state[p]['step'] if p in self.state else -1 for p,_ in places],
-                        device=places[0][0].device)
-    dist.all_reduce(ages, dist.ReduceOp.MAX)
-    for i, ((p, g), age) in enumerate(zip(places, ages.tolist())):
+    for i, ((p, group), age) in enumerate(zip(places, self.ages(), strict=True)):
         if age < 0: continue
         state[i] = {'step': age}
-        for k,shape in self.shapes(p, g).items():
-            state[i][k] = self.state[p][k].clone() if self.owner[p] == self.process else torch.empty(
-                shape, dtype=torch.promote_types(p.dtype, torch.float32), device=p.device)
-            dist.broadcast(state[i][k], self.owner[p])
+        for k,shape in self.shapes(p, group).items():
+            mine = self.owner[p] == self.process
+            x = self.state[p][k].clone() if mine else torch.empty(shape, dtype=state_dtype(p), device=p.device)
+            dist.broadcast(x, self.owner[p])
+            state[i][k] = x
     return self.state_dict() | {'state': state}
