@@ -130,16 +130,18 @@ class SOAP(torch.optim.Optimizer):
         eps:float=1e-8,        # added to the root of the second average
         weight_decay:float=.01,# decoupled, as in AdamW
         stats_beta:float=None, # decay of the covariances; None = the second of `betas`
-        refresh:int=10,        # steps between two refreshes of a basis
+        precondition_frequency:int=10, # steps between two refreshes of a basis
         block:int=256,         # a longer side is cut into equal pieces; None = never
         max_precond_dim:int=1024, # a longer side (after cutting) gets no basis
         rows:bool=True,        # False: only the columns get one, as a table wants it
         spread:bool=True,      # refresh a share of the bases at every step instead of all at every tenth
         process:int=0,         # this process's number …
         processes:int=1,       # … of so many that share the work; the gradients must be the same on all
+        refresh:int=None,      # an alias: given, it is the `precondition_frequency`
     ):
         _check_rates(lr, betas, eps, weight_decay, stats_beta)
-        _check_whole(1, refresh=refresh)
+        if refresh is None: _check_whole(1, precondition_frequency=precondition_frequency)
+        else: _check_whole(1, refresh=refresh)
         _check_whole(0, max_precond_dim=max_precond_dim)
         if block is not None: _check_whole(1, block=block)
         if not 0 <= process < processes:
@@ -147,8 +149,9 @@ class SOAP(torch.optim.Optimizer):
         self.process, self.processes = process, processes
         self.forget_shares()
         super().__init__(params, dict(lr=lr, betas=tuple(betas), eps=eps, weight_decay=weight_decay,
-                                      stats_beta=stats_beta, refresh=refresh, block=block,
-                                      max_precond_dim=max_precond_dim, rows=rows, spread=spread))
+                                      stats_beta=stats_beta, block=block, max_precond_dim=max_precond_dim,
+                                      precondition_frequency=refresh or precondition_frequency,
+                                      rows=rows, spread=spread))
 
     def layout(self, p:Tensor, group:dict)->Layout:
         "How a parameter is cut, by the settings of its group."
@@ -173,12 +176,20 @@ def share_out(self:SOAP, group:dict):
         o = self.owner[p] = min(range(self.processes), key=self.owned.__getitem__)
         self.owned[o] += n * each + p.numel()
         # the same turns for any number of processes
-        period = group['refresh']
+        period = group['precondition_frequency']
         waiting = self.waiting.setdefault(period, [0.] * period)
         self.turns[p] = [0] * n
         for i in range(n if group['spread'] else 0):
             t = self.turns[p][i] = min(range(period), key=waiting.__getitem__)
             waiting[t] += each
+
+# %% ../nbs/09_soap.ipynb #48b81a79
+@patch
+def rename(self:SOAP, group:dict):
+    "The settings of an older group under today's names, in place."
+    if group.pop('reference', False) and not isinstance(self, ReferenceSOAP):
+        raise ValueError("reference=True is a class of its own now: use pico.soap.ReferenceSOAP")
+    if 'refresh' in group: group['precondition_frequency'] = group.pop('refresh')
 
 # %% ../nbs/09_soap.ipynb #cc71d65d
 def _unfit(
@@ -191,6 +202,7 @@ def _unfit(
 @patch
 def add_param_group(self:SOAP, group:dict):
     "Refuse what SOAP is not made for; give every new parameter an owner and its blocks their turns."
+    if isinstance(group, dict): self.rename(group)
     torch.optim.Optimizer.add_param_group(self, group)
     for p in self.param_groups[-1]['params']:
         if (why := _unfit(p)) is None: continue
@@ -355,7 +367,7 @@ def look_again(self:SOAP,
 def due(self:SOAP, params:list, group:dict, t:int)->list: # numbers of blocks
     "The blocks whose turn for a refresh it is after step t."
     turns = [turn for p in params for turn in self.turns[p]]
-    return [i for i,turn in enumerate(turns) if (t - turn) % group['refresh'] == 0]
+    return [i for i,turn in enumerate(turns) if (t - turn) % group['precondition_frequency'] == 0]
 
 @patch
 def refresh(self:SOAP, s:dict, due:list):
@@ -482,8 +494,9 @@ def __getstate__(self:SOAP):
 @patch
 def __setstate__(self:SOAP, state:dict):
     "Called by `load_state_dict` and by `copy.deepcopy`: owners and turns follow from the groups."
+    for group in state['param_groups']: self.rename(group)
     torch.optim.Optimizer.__setstate__(self, state)
-    self.stacks, self.owner, self.turns, self.owned, self.waiting = {}, {}, {}, [0.] * self.processes, {}
+    self.forget_shares()
     for group in self.param_groups: self.share_out(group)
 
 # %% ../nbs/09_soap.ipynb #5788d703
