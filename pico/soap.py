@@ -470,24 +470,6 @@ class ReferenceSOAP(SOAP):
 
 # %% ../nbs/09_soap.ipynb #027ad7aa
 @patch
-def load_state_dict(self:SOAP, state_dict:dict):
-    "As every optimizer's; averages and bases keep their precision, and only the state of this process's own parameters is kept."
-    torch.optim.Optimizer.load_state_dict(self, state_dict)
-    for saved, group in zip(state_dict['param_groups'], self.param_groups):
-        for i,p in zip(saved['params'], group['params']):
-            if (s := state_dict['state'].get(i)) is None: continue
-            for k,shape in self.shapes(p, group).items():
-                if k not in s or tuple(s[k].shape) != shape:
-                    raise ValueError(f"the saved state does not fit a parameter of shape {tuple(p.shape)}: {k} is "
-                                     f"{tuple(s[k].shape) if k in s else 'missing'}, expected {shape}")
-            if self.owner[p] != self.process:
-                self.state.pop(p, None)
-                continue
-            self.state[p] = {'step': int(s['step'])} | {k: s[k].detach().to(p.device,
-                                                                            torch.promote_types(p.dtype, torch.float32),
-                                                                            copy=True) for k in self.shapes(p, group)}
-
-@patch
 def __getstate__(self:SOAP):
     return torch.optim.Optimizer.__getstate__(self) | dict(process=self.process, processes=self.processes)
 
@@ -498,6 +480,34 @@ def __setstate__(self:SOAP, state:dict):
     torch.optim.Optimizer.__setstate__(self, state)
     self.forget_shares()
     for group in self.param_groups: self.share_out(group)
+
+# %% ../nbs/09_soap.ipynb #2b7bae88
+@patch
+def fitting(self:SOAP,
+    saved:dict, # the state of one parameter
+    p:Tensor,
+    group:dict, # settings
+)->dict:        # shares no memory with what was saved
+    "A saved state for this parameter, averages and bases in their own precision."
+    shapes = self.shapes(p, group)
+    for k,shape in shapes.items():
+        found = tuple(saved[k].shape) if k in saved else 'missing'
+        if found != shape:
+            raise ValueError(f"the saved state does not fit a parameter of shape {tuple(p.shape)}: {k} is {found}, "
+                             f"expected {shape}")
+    own = {k: saved[k].detach().to(p.device, state_dtype(p), copy=True) for k in shapes}
+    return {'step': int(saved['step'])} | own
+
+@patch
+def load_state_dict(self:SOAP, state_dict:dict):
+    "As every optimizer's; averages and bases keep their precision, and a process keeps what it owns."
+    saved, groups = state_dict['state'], state_dict['param_groups']
+    torch.optim.Optimizer.load_state_dict(self, state_dict | {'state': {}})
+    for names, group in zip(groups, self.param_groups, strict=True):
+        for name, p in zip(names['params'], group['params'], strict=True):
+            if name not in saved: continue
+            fitting = self.fitting(saved[name], p, group)
+            if self.owner[p] == self.process: self.state[p] = fitting
 
 # %% ../nbs/09_soap.ipynb #5788d703
 @patch
