@@ -39,16 +39,19 @@ def naive(W, gradients, first, lr=.01, decay=.1, b1=.95, b2=.95, b3=.95, eps=1e-
             if not reference:
                 g = QL.T @ G @ QR
                 m, v = (1-b1)*g, (1-b2)*g*g
-        elif t % every == 0:
-            m = QL @ m @ QR.T
-            if sides[0]:
-                i = (QL.T @ L @ QL).diagonal().argsort(descending=True)
-                QL, v = torch.linalg.qr(L @ QL[:, i])[0], v[i]
-            if sides[1]:
-                j = (QR.T @ R @ QR).diagonal().argsort(descending=True)
-                QR, v = torch.linalg.qr(R @ QR[:, j])[0], v[:, j]
-            m = QL.T @ m @ QR
+        elif t % every == 0: m, v, QL, QR = turned(m, v, L, R, QL, QR, sides)
     return W
+
+def turned(m, v, L, R, QL, QR, sides):
+    "Algorithm 4: new bases, and the averages seen from there."
+    m = QL @ m @ QR.T
+    if sides[0]:
+        i = (QL.T @ L @ QL).diagonal().argsort(descending=True)
+        QL, v = torch.linalg.qr(L @ QL[:, i])[0], v[i]
+    if sides[1]:
+        j = (QR.T @ R @ QR).diagonal().argsort(descending=True)
+        QR, v = torch.linalg.qr(R @ QR[:, j])[0], v[:, j]
+    return QL.T @ m @ QR, v, QL, QR
 
 def problem(shape, steps=200, seed=0, dtype=torch.float64):
     "First weights and the gradient of a noisy quadratic at every step."
@@ -237,7 +240,8 @@ def as_older(state_dict):
 
 def test_refresh_is_another_name_for_the_precondition_frequency():
     a, b, c = model(), model(), model()
-    for ps, o in ((a, SOAP(a, precondition_frequency=3)), (b, SOAP(b, refresh=3)), (c, SOAP([dict(params=c, refresh=3)]))):
+    optimizers = SOAP(a, precondition_frequency=3), SOAP(b, refresh=3), SOAP([dict(params=c, refresh=3)])
+    for ps, o in zip((a, b, c), optimizers, strict=True):
         steps(ps, o, range(12))
         assert o.param_groups[0]['precondition_frequency'] == 3 and 'refresh' not in o.param_groups[0]
     assert all(torch.equal(p, q) and torch.equal(p, r) for p,q,r in zip(a, b, c, strict=True))
