@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Chunk', 'reading', 'as_corpus', 'read_through', 'Surprise', 'surprise', 'Score', 'bits_per_byte', 'windowed', 'leak',
-           'Report', 'agreement', 'router_report', 'Recall', 'recall']
+           'agreement', 'starts_word', 'class_rates', 'Report', 'router_report', 'Recall', 'judged', 'fact_scores',
+           'recall']
 
 # %% ../nbs/08_evaluate.ipynb #ca6f1e29
 import math
@@ -186,6 +187,38 @@ def leak(
     return causal.bpb - trained.bpb
 
 # %% ../nbs/08_evaluate.ipynb #ea0c839f
+def agreement(
+    routed:np.ndarray, # (S,) bool
+    starts:np.ndarray, # (S,) bool
+)->tuple:              # precision, recall, F1, F1 of a random choice of equal rate
+    "How well one set of bytes matches another."
+    def f1(p, r): return 2*p*r / (p+r) if p+r else 0.
+    hit, rate, base = (routed & starts).sum(), routed.mean(), starts.mean()
+    precision = hit / routed.sum() if routed.any() else 0.
+    recall = hit / starts.sum() if starts.any() else 0.
+    return float(precision), float(recall), float(f1(precision, recall)), float(f1(base, rate))
+
+# %% ../nbs/08_evaluate.ipynb #1e893ccd
+def starts_word(
+    values:np.ndarray, # (S,) bytes
+    text:np.ndarray,   # (S,) bool: text, not a mark
+)->np.ndarray:         # (S,) bool
+    "Where the next byte begins a word."
+    word = ~spacelike(torch.from_numpy(values.astype(np.int64))).numpy() | (values >= 192)
+    word &= text
+    return np.append(~word[:-1] & word[1:], False)
+
+def class_rates(
+    s:Surprise,
+)->dict: # byte class -> (fraction routed, how many bytes)
+    "What was routed of each class of bytes that occurs."
+    kind, rates = byte_class(s.values), {}
+    for i, name in enumerate(BYTE_CLASSES):
+        here = s.text & (kind == i)
+        if here.any(): rates[name] = float(s.routed[here].mean()), int(here.sum())
+    return rates
+
+# %% ../nbs/08_evaluate.ipynb #bb55ebdb
 @dataclass
 class Report:
     "What a router did on a text."
@@ -203,28 +236,23 @@ class Report:
 
     def rows(self)->list: # (what, value) as text
         "The report, line by line."
-        return ([('bits per byte, latent blocks on', f'{self.bpb:.4f}'), ('latent blocks off', f'{self.bpb_off:.4f}'),
-                 ('budget', f'{self.budget:.1%}'), ('used', f'{self.used:.1%}'),
-                ('word starts: precision', f'{self.precision:.2f}'), ('recall', f'{self.recall:.2f}'),
+        rates = [(f'routed: {name}', f'{rate:.1%} of {n:,}') for name, (rate, n) in self.rates.items()]
+        return [('bits per byte, latent blocks on', f'{self.bpb:.4f}'),
+                ('latent blocks off', f'{self.bpb_off:.4f}'),
+                ('budget', f'{self.budget:.1%}'),
+                ('used', f'{self.used:.1%}'),
+                ('word starts: precision', f'{self.precision:.2f}'),
+                ('recall', f'{self.recall:.2f}'),
                 ('F1 (random router)', f'{self.f1:.2f} ({self.random_f1:.2f})'),
                 ('next-byte entropy at routed bytes', f'{self.entropy[0]:.2f} bits'),
                 ('at the others', f'{self.entropy[1]:.2f} bits'),
-                ('leak of the training rule', f'{self.leak:+.4f} bits per byte')]
-                + [(f'routed: {k}', f'{r:.1%} of {n:,}') for k,(r,n) in self.rates.items()])
+                ('leak of the training rule', f'{self.leak:+.4f} bits per byte'),
+                *rates]
 
     def __str__(self): return '\n'.join(f'{k:36s}{v}' for k,v in self.rows())
     def _repr_markdown_(self): return '| | |\n|---|---|\n' + '\n'.join(f'| {k} | {v} |' for k,v in self.rows())
 
-def agreement(
-    routed:np.ndarray, # (S,) bool
-    starts:np.ndarray, # (S,) bool
-)->tuple:              # precision, recall, F1, F1 of a random choice of equal rate
-    "How well one set of bytes matches another."
-    f = lambda p, r: 2*p*r / (p+r) if p+r else 0.
-    hit, rate, base = (routed & starts).sum(), routed.mean(), starts.mean()
-    p, r = (hit / routed.sum() if routed.any() else 0.), (hit / starts.sum() if starts.any() else 0.)
-    return float(p), float(r), float(f(p, r)), float(f(base, rate))
-
+# %% ../nbs/08_evaluate.ipynb #6358c421
 def router_report(
     model:Pico,
     data,                 # a `Corpus`, bytes or str
@@ -232,22 +260,17 @@ def router_report(
     chunk:int=2048,       # bytes read at once; changes nothing but time and memory
 )->Report:
     "Budget against use, agreement with word starts, rates per byte class, entropy, latent blocks on and off, leak."
-    s = surprise(model, data, max_bytes, chunk)
+    on = surprise(model, data, max_bytes, chunk)
     off = surprise(model, data, max_bytes, chunk, latent=False)
-    # letters, digits, parts of characters
-    word = ~spacelike(torch.from_numpy(s.values.astype(np.int64))).numpy() | (s.values >= 192)
-    word &= s.text
-    # the next byte begins a word
-    starts = np.append(~word[:-1] & word[1:], False)
-    kind, scored = byte_class(s.values), s.scored
-    if not scored.any():
+    if not on.scored.any():
         raise InputError("there is nothing to score: give at least one byte of text after the first of the stream")
-    rates = {name: (float(s.routed[m].mean()), int(m.sum())) for i,
-             name in enumerate(BYTE_CLASSES) if (m := s.text & (kind == i)).any()}
-    mean = lambda m: float(s.entropy[m].mean()) if m.any() else math.nan
-    return Report(model.config.latent_capacity_factor, float(s.routed.mean()), *agreement(s.routed, starts), rates,
-                  (mean(s.routed), mean(~s.routed)),
-                  float(s.bits[scored].mean()), float(off.bits[scored].mean()), leak(model, data, max_bytes=max_bytes))
+    def entropy(which): return float(on.entropy[which].mean()) if which.any() else math.nan
+    precision, recall, f1, random_f1 = agreement(on.routed, starts_word(on.values, on.text))
+    return Report(budget=model.config.latent_capacity_factor, used=float(on.routed.mean()),
+                  precision=precision, recall=recall, f1=f1, random_f1=random_f1,
+                  rates=class_rates(on), entropy=(entropy(on.routed), entropy(~on.routed)),
+                  bpb=float(on.bits[on.scored].mean()), bpb_off=float(off.bits[off.scored].mean()),
+                  leak=leak(model, data, max_bytes=max_bytes))
 
 # %% ../nbs/08_evaluate.ipynb #4975229b
 @dataclass
@@ -260,10 +283,33 @@ class Recall:
     rank:float = math.nan # mean rank of the right word, 1 = the most likely
 
     def __str__(self):
-        return f"{self.accuracy:.1%} right of {self.n} (chance {self.chance:.1%}), mean rank {self.rank:.2f}, mean probability {self.probability:.3f}"
+        return (f"{self.accuracy:.1%} right of {self.n} (chance {self.chance:.1%}), mean rank {self.rank:.2f}, "
+                f"mean probability {self.probability:.3f}")
+
+# %% ../nbs/08_evaluate.ipynb #005acee7
+def judged(
+    scores:np.ndarray, # log2-probabilities of the candidates, the right one first
+)->tuple:              # right (a tie counts in part), share of the probability, chance, rank
+    "What a model knows of a fact."
+    better, ties = int((scores > scores[0]).sum()), int((scores == scores[0]).sum())
+    p = np.exp2(scores - scores.max())
+    return 0. if better else 1/ties, p[0]/p.sum(), 1/len(scores), better + (1+ties)/2
+
+# %% ../nbs/08_evaluate.ipynb #fc043271
+def _asked(story, far:int)->list:
+    "Facts that have rivals and were told at least `far` bytes before they are referred to, in the text's order."
+    facts = [f for f in story.facts if f.rivals and f.referred[0] - f.told[1] >= far]
+    return sorted(facts, key=lambda f: f.referred[0])
+
+def _read_on(model, cache, data:bytes, latent:bool): # (V,) log2-probabilities of the byte that follows
+    "Let the cache take in more of a text."
+    for i in range(0, len(data), 2048):
+        x = torch.tensor([list(data[i:i+2048])], device=model.embedding.weight.device)
+        out = model(x, cache=cache, heads=1, latent=latent)
+    return _log2_probabilities(out.logits[0,-1,0])
 
 def _candidates(logp, cache, model, words, end, latent):
-    "log2-probability of each word and its ending byte, given what the cache holds; `logp` (V,) is what the model says next."
+    "log2-probability of each word and its ending byte after what the cache holds; `logp` (V,) is for the next byte."
     scores = []
     for w in words:
         out = model(torch.tensor([list(w)], device=logp.device), cache=cache, heads=1, latent=latent)
@@ -272,6 +318,28 @@ def _candidates(logp, cache, model, words, end, latent):
         scores.append(-_costs(after, torch.tensor(list(w) + end, device=logp.device)).sum())
     return np.array(scores)
 
+# %% ../nbs/08_evaluate.ipynb #872c66a7
+def fact_scores(
+    model:Pico,
+    story,       # a `Story` of chapter 00
+    far:int,     # only facts told at least so many bytes before
+    latent:bool, # False switches the latent blocks off
+):               # yields log2-probabilities of the candidates for one fact, the right word first
+    "Read a story once and score what would fit at each place that refers to a fact."
+    asked, opening = _asked(story, far), MARKS[model.config.marks][0]
+    if not asked: return
+    data = opening + to_bytes(story.text)
+    words = [[to_bytes(w) for w in [f.answer, *f.rivals]] for f in asked]
+    cache = model.new_cache(1, max_rollback=max(len(w) for ws in words for w in ws))
+    done = 0                                                       # bytes read
+    for f, ws in zip(asked, words, strict=True):
+        start, stop = (len(opening) + p for p in f.referred)
+        if start == 0: continue                                    # no mark and no byte before it
+        if start > done: logp = _read_on(model, cache, data[done:start], latent)
+        done = start
+        yield _candidates(logp, cache, model, ws, list(data[stop:stop+1]), latent)
+
+# %% ../nbs/08_evaluate.ipynb #7ac1dd3e
 def recall(
     model:Pico,
     stories,          # `Story` objects of chapter 00
@@ -279,31 +347,12 @@ def recall(
     far:int=0,        # only facts told at least so many bytes before
 )->Recall:
     "Rank of the right word among the words that would fit, given the story before it."
-    right, share, chance, rank = [], [], [], []
-    device, opening = model.embedding.weight.device, MARKS[model.config.marks][0]
+    facts = []
     with reading(model):
         for story in stories:
-            asked = sorted((f for f in story.facts if f.rivals and f.referred[0] - f.told[1] >= far),
-                           key=lambda f: f.referred[0])
-            if not asked: continue
-            data, at, logp = opening + to_bytes(story.text), 0, None
-            words = [[to_bytes(w) for w in [f.answer, *f.rivals]] for f in asked]
-            cache = model.new_cache(1, max_rollback=max(len(w) for ws in words for w in ws))
-            for f, ws in zip(asked, words):
-                start, stop = (len(opening) + p for p in f.referred)
-                if start == 0: continue                            # no mark and no byte before it
-                for i in range(at, start, 2048):
-                    x = torch.tensor([list(data[i:min(i+2048, start)])], device=device)
-                    logp = _log2_probabilities(model(x, cache=cache, heads=1, latent=latent).logits[0,-1,0])
-                at = start
-                score = _candidates(logp, cache, model, ws, list(data[stop:stop+1]), latent)
-                better, ties = int((score > score[0]).sum()), int((score == score[0]).sum())
-                right.append(0. if better else 1/ties)
-                rank.append(better + (1+ties)/2)
-                p = np.exp2(score - score.max())
-                share.append(p[0]/p.sum())
-                chance.append(1/len(ws))
-    if not right:
-        raise InputError("no fact to ask: give stories whose facts have rivals" + (f" and were told {far} bytes before"
-                                                                                   if far else ""))
-    return Recall(*(float(np.mean(v)) for v in (right, share, chance)), len(right), float(np.mean(rank)))
+            for scores in fact_scores(model, story, far, latent): facts.append(judged(scores))
+    if not facts:
+        before = f" and were told {far} bytes before" if far else ""
+        raise InputError(f"no fact to ask: give stories whose facts have rivals{before}")
+    right, share, chance, rank = (float(np.mean(v)) for v in zip(*facts, strict=True))
+    return Recall(right, share, chance, len(facts), rank)
