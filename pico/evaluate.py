@@ -199,18 +199,13 @@ def agreement(
     return float(precision), float(recall), float(f1(precision, recall)), float(f1(base, rate))
 
 # %% ../nbs/08_evaluate.ipynb #1e893ccd
-def starts_word(
-    values:np.ndarray, # (S,) bytes
-    text:np.ndarray,   # (S,) bool: text, not a mark
-)->np.ndarray:         # (S,) bool
+def starts_word(values:np.ndarray, text:np.ndarray)->np.ndarray: # (S,) bytes; is it text, not a mark? -> bool
     "Where the next byte begins a word."
     word = ~spacelike(torch.from_numpy(values.astype(np.int64))).numpy() | (values >= 192)
     word &= text
     return np.append(~word[:-1] & word[1:], False)
 
-def class_rates(
-    s:Surprise,
-)->dict: # byte class -> (fraction routed, how many bytes)
+def class_rates(s:Surprise)->dict: # byte class -> (fraction routed, how many bytes)
     "What was routed of each class of bytes that occurs."
     kind, rates = byte_class(s.values), {}
     for i, name in enumerate(BYTE_CLASSES):
@@ -239,10 +234,8 @@ class Report:
         rates = [(f'routed: {name}', f'{rate:.1%} of {n:,}') for name, (rate, n) in self.rates.items()]
         return [('bits per byte, latent blocks on', f'{self.bpb:.4f}'),
                 ('latent blocks off', f'{self.bpb_off:.4f}'),
-                ('budget', f'{self.budget:.1%}'),
-                ('used', f'{self.used:.1%}'),
-                ('word starts: precision', f'{self.precision:.2f}'),
-                ('recall', f'{self.recall:.2f}'),
+                ('budget', f'{self.budget:.1%}'), ('used', f'{self.used:.1%}'),
+                ('word starts: precision', f'{self.precision:.2f}'), ('recall', f'{self.recall:.2f}'),
                 ('F1 (random router)', f'{self.f1:.2f} ({self.random_f1:.2f})'),
                 ('next-byte entropy at routed bytes', f'{self.entropy[0]:.2f} bits'),
                 ('at the others', f'{self.entropy[1]:.2f} bits'),
@@ -287,10 +280,8 @@ class Recall:
                 f"mean probability {self.probability:.3f}")
 
 # %% ../nbs/08_evaluate.ipynb #005acee7
-def judged(
-    scores:np.ndarray, # log2-probabilities of the candidates, the right one first
-)->tuple:              # right (a tie counts in part), share of the probability, chance, rank
-    "What a model knows of a fact."
+def judged(scores:np.ndarray)->tuple: # right (a tie counts in part), share of the probability, chance, rank
+    "What log2-probabilities of the candidates, the right one first, say of a fact."
     better, ties = int((scores > scores[0]).sum()), int((scores == scores[0]).sum())
     p = np.exp2(scores - scores.max())
     return 0. if better else 1/ties, p[0]/p.sum(), 1/len(scores), better + (1+ties)/2

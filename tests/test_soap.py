@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 import pico.soap
+from pico.axes import cut, join, layout
 from pico.checkpoint import load, save
-from pico.soap import SOAP, ReferenceSOAP, cut, join, layout
+from pico.soap import SOAP, ReferenceSOAP
 
 # the published algorithm: nothing is cut, all refreshes together
 WHOLE = dict(block=None, max_precond_dim=10_000, spread=False)
