@@ -42,8 +42,7 @@ def cases():
 def trained(config, optimizer, steps=STEPS):
     "A model after some steps, as `pico.train` takes them."
     import torch
-    from pico.sources import load_corpus
-    from pico.batches import batch
+    from pico.data import batch, load_corpus
     from pico.model import Pico, PicoConfig
     from pico.train import TrainConfig, backward, make_optimizer
     torch.manual_seed(0)
@@ -60,7 +59,7 @@ def trained(config, optimizer, steps=STEPS):
 
 def record():
     "What this checkout does: a digest for each case."
-    from pico.sources import load_corpus
+    from pico.data import load_corpus
     from pico.evaluate import bits_per_byte
     from pico.generate import generate
     held = load_corpus('stories', 'validation', limit=20_000)

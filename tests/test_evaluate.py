@@ -1,9 +1,13 @@
-"Measuring: what is scored is what the definition says, nothing is left out by value, and a model that knows nothing is told so."
+"Measuring: what is scored is what the definition says, and a model that knows nothing is told so."
 import math
-import numpy as np, pytest, torch
-from hypothesis import given, settings, strategies as st
-from pico.data import Corpus, MARKS
+from itertools import pairwise
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pico.core import InputError
+from pico.data import MARKS, Corpus
 from pico.evaluate import agreement, bits_per_byte, leak, recall, router_report, surprise, windowed
 from pico.model import Pico, PicoConfig
 from pico.router import ROUTERS
@@ -14,9 +18,10 @@ fast = settings(deadline=None, derandomize=True, max_examples=20)
 def make(router='topk', marks='bytes', seed=0, **kw):
     "A small model in float64 whose router is undecided, so that some bytes go deep and others do not."
     torch.manual_seed(seed)
-    m = Pico(PicoConfig.preset('nano', dim=12, latent_num_blocks=1, next_tokens=2, fb_att_window_size=5,
-                               latent_att_window_size=4, router=router, marks=marks,
-                               **dict(latent_carry='no', heads='linear', heads_every=1) | kw)).double().eval()
+    kw = dict(latent_carry='no', heads='linear', heads_every=1) | kw
+    config = PicoConfig.preset('nano', dim=12, latent_num_blocks=1, next_tokens=2, fb_att_window_size=5,
+                               latent_att_window_size=4, router=router, marks=marks, **kw)
+    m = Pico(config).double().eval()
     with torch.no_grad():
         for p in m.parameters(): p.mul_(1.5)
     return m
@@ -25,17 +30,24 @@ MODELS = {(r, k): make(r, k) for r in ROUTERS for k in MARKS}
 
 @torch.no_grad()
 def naive(model, values, kinds, latent=True):
-    "Costs by the definition: the model reads everything before the byte, each time anew. Only text counts, and never the first byte of a stream."
-    bits = [-model(torch.tensor([values[:t]]), routing='causal',
-                   latent=latent).logits[0,-1,0].log_softmax(-1)[values[t]].item() / math.log(2)
-            for t in range(1, len(values)) if kinds[t] == 0]
+    """Costs by the definition: the model reads everything before the byte, each time anew.
+
+    Only text counts, and never the first byte of a stream."""
+    bits = []
+    for t in range(1, len(values)):
+        if kinds[t] != 0: continue
+        logits = model(torch.tensor([values[:t]]), routing='causal', latent=latent).logits[0,-1,0]
+        bits.append(-logits.log_softmax(-1)[values[t]].item() / math.log(2))
     return sum(bits) / len(bits), len(bits)
 
 def by_hand(docs, marks):
     "Values and kinds of a stream, written out."
-    open, close = MARKS[marks]
-    return ([v for d in docs for v in open + d + close],
-            [k for d in docs for k in [1]*len(open) + [0]*len(d) + [2]*len(close)])
+    opening, closing = MARKS[marks]
+    values, kinds = [], []
+    for d in docs:
+        values += opening + d + closing
+        kinds += [1]*len(opening) + [0]*len(d) + [2]*len(closing)
+    return values, kinds
 
 @fast
 @given(st.lists(st.binary(min_size=1, max_size=12), min_size=1, max_size=3), st.sampled_from(sorted(ROUTERS)),
@@ -49,8 +61,8 @@ def test_equals_the_definition(docs, router, marks, chunk, latent):
     s = bits_per_byte(model, corpus, chunk=chunk, latent=latent)
     assert s.bytes == n and abs(s.bpb - bpb) < 1e-10
     every = surprise(model, corpus, chunk=chunk, latent=latent)
-    assert every.scored.sum() == n and abs(every.bits[every.scored].mean()
-                                           - bpb) < 1e-10 and every.routed.mean() == s.routed_fraction
+    assert every.scored.sum() == n and abs(every.bits[every.scored].mean() - bpb) < 1e-10
+    assert every.routed.mean() == s.routed_fraction
     assert np.isnan(every.bits[0]) and not np.isnan(every.bits[1:]).any()
 
 def test_first_byte_of_raw_bytes_is_scored_and_str_is_utf8():
@@ -86,13 +98,16 @@ def test_a_damaged_model_is_not_flattered(chunk):
     with torch.no_grad(): m.embedding.weight[ord('z')] = math.nan
     assert math.isnan(bits_per_byte(m, b'good z and good again', chunk=chunk).bpb)
     assert math.isfinite(bits_per_byte(m, b'good and good again', chunk=chunk).bpb)
-    assert math.isnan(router_report(m, b'good z and good again').bpb) and math.isnan(windowed(m, b'good z and good',
-                                                                                              5).bpb)
+    assert math.isnan(router_report(m, b'good z and good again').bpb)
+    assert math.isnan(windowed(m, b'good z and good', 5).bpb)
 
 def test_a_large_corpus_is_read_in_pieces():
     corpus, sizes = Corpus.from_bytes([b'some text. '*50]*8), []
     read = corpus.read
-    corpus.read = lambda a, b: (sizes.append(b-a), read(a, b))[1]
+    def noting(a, b):
+        sizes.append(b-a)
+        return read(a, b)
+    corpus.read = noting
     for f in (lambda: bits_per_byte(make(), corpus, chunk=100), lambda: windowed(make(), corpus, 10, max_bytes=3000)):
         sizes.clear()
         f()
@@ -103,8 +118,8 @@ def test_the_model_is_left_as_it_was():
     for mode in (True, False):
         m.train(mode)
         s = bits_per_byte(m, b'some text')
-        assert m.training is mode and s == bits_per_byte(m.eval(),
-                                                         b'some text') and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        assert m.training is mode and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        assert s == bits_per_byte(m.eval(), b'some text')
     m.train()
     with pytest.raises(InputError): bits_per_byte(m, b'')
     with pytest.raises(IndexError): bits_per_byte(m, _Broken())
@@ -146,7 +161,7 @@ def test_one_window_as_long_as_the_text_is_the_text():
 @fast
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30))
 def test_agreement_by_counting(pairs):
-    routed, starts = map(np.array, zip(*pairs))
+    routed, starts = map(np.array, zip(*pairs, strict=True))
     p, r, f, by_chance = agreement(routed, starts)
     hit = sum(a and b for a, b in pairs)
     assert p == (hit/routed.sum() if routed.any() else 0) and r == (hit/starts.sum() if starts.any() else 0)
@@ -165,18 +180,18 @@ def test_report_recounted():
     corpus = Corpus.from_bytes(docs)
     values, kinds = by_hand([d.encode() for d in docs], 'bytes')
     with torch.no_grad(): routed = m(torch.tensor([values])).routed[0].tolist()
-    word = [k == 0 and (chr(v).isalnum() if v < 128 else True) for v, k in zip(values, kinds)]
-    starts = [not a and b for a, b in zip(word, word[1:])] + [False]
+    word = [k == 0 and (chr(v).isalnum() if v < 128 else True) for v, k in zip(values, kinds, strict=True)]
+    starts = [not a and b for a, b in pairwise(word)] + [False]
     assert sum(starts) == 8                                          # Mia has 3 cafés no 4 Zoë €
     r = router_report(m, corpus)
     assert str(router_report(m, corpus, chunk=3)) == str(r)
-    hit = sum(a and b for a, b in zip(routed, starts))
+    hit = sum(a and b for a, b in zip(routed, starts, strict=True))
     assert (r.used, r.precision, r.recall) == (np.mean(routed), hit/sum(routed), hit/sum(starts))
     assert r.budget == m.config.latent_capacity_factor and r.leak == 0
-    assert sum(n for _, n in r.rates.values()) == kinds.count(0) and r.rates['digit'][1] == 2 and r.rates['continuation'][1] == 4
-    assert r.bpb == pytest.approx(bits_per_byte(m,
-                                                corpus).bpb) and r.bpb_off == pytest.approx(
-                                                    bits_per_byte(m, corpus, latent=False).bpb)
+    assert sum(n for _, n in r.rates.values()) == kinds.count(0)
+    assert r.rates['digit'][1] == 2 and r.rates['continuation'][1] == 4
+    assert r.bpb == pytest.approx(bits_per_byte(m, corpus).bpb)
+    assert r.bpb_off == pytest.approx(bits_per_byte(m, corpus, latent=False).bpb)
     s = surprise(m, corpus)
     assert r.entropy == pytest.approx((s.entropy[s.routed].mean(), s.entropy[~s.routed].mean()))
     assert all(k in str(r) and f'| {k} | {v} |' in r._repr_markdown_() for k, v in r.rows())
@@ -184,15 +199,15 @@ def test_report_recounted():
 def test_latent_off_is_a_model_without_latent_blocks():
     m, off = make('all'), make('none')
     off.load_state_dict(m.state_dict())
-    assert abs(bits_per_byte(m, b'some text', latent=False).bpb - bits_per_byte(off, b'some text').bpb) < 1e-12
-    assert bits_per_byte(m, b'some text',
-                         latent=False).routed_fraction == 0 and bits_per_byte(m,
-                                                                              b'some text').bpb != bits_per_byte(off, b'some text').bpb
+    without, plain = bits_per_byte(m, b'some text', latent=False), bits_per_byte(off, b'some text')
+    assert abs(without.bpb - plain.bpb) < 1e-12 and without.routed_fraction == 0
+    assert bits_per_byte(m, b'some text').bpb != plain.bpb
 
 @torch.no_grad()
 def shares(model, text, f, latent):
     "Share of each candidate by whole passes over story, candidate and the byte that ends it."
-    opening, data, score = MARKS[model.config.marks][0], text.encode(), []
+    opening, data = MARKS[model.config.marks][0], text.encode()
+    score = []
     for w in [f.answer, *f.rivals]:
         x = list(opening + data[:f.referred[0]] + w.encode() + data[f.referred[1]:f.referred[1]+1])
         a = len(opening) + f.referred[0]
@@ -201,9 +216,9 @@ def shares(model, text, f, latent):
     p = np.exp(np.array(score) - max(score))
     return p / p.sum()
 
-@pytest.mark.parametrize('router,marks,latent',
-                         [('topk', 'bytes', True), ('topk', 'tags', False), ('space', 'none', True),
-                          ('stride', 'bytes', True), ('random', 'tags', True)])
+@pytest.mark.parametrize('router,marks,latent', [
+    ('topk', 'bytes', True), ('topk', 'tags', False), ('space', 'none', True), ('stride', 'bytes', True),
+    ('random', 'tags', True)])
 def test_recall_by_whole_passes(router, marks, latent):
     "Reading once and rolling back gives what a fresh pass for each candidate gives."
     m, s = MODELS[router, marks], story(0, seed=1)
@@ -212,8 +227,8 @@ def test_recall_by_whole_passes(router, marks, latent):
     p = [shares(m, s.text, f, latent) for f in facts]
     r = recall(m, [Story(s.text, s.bits, facts[::-1])], latent)                 # the order of facts does not matter
     assert r.n == len(facts) and abs(r.probability - np.mean([x[0] for x in p])) < 1e-9
-    assert abs(r.rank - np.mean([1 + (x > x[0]).sum()
-                                 for x in p])) < 1e-9 and abs(r.accuracy - np.mean([x.argmax() == 0 for x in p])) < 1e-9
+    assert abs(r.rank - np.mean([1 + (x > x[0]).sum() for x in p])) < 1e-9
+    assert abs(r.accuracy - np.mean([x.argmax() == 0 for x in p])) < 1e-9
     assert abs(r.chance - np.mean([1/len(x) for x in p])) < 1e-12
 
 def test_recall_gives_nothing_for_a_tie():
@@ -222,20 +237,17 @@ def test_recall_gives_nothing_for_a_tie():
     torch.nn.init.zeros_(m.unembedding.weight)
     torch.nn.init.zeros_(m.unembedding.bias)
     for k in (1, 2, 4):
-        s = Story('one cat. it was a cat.', 0.,
-                  [Fact('animal', (4, 7), (18, 21), 'cat', ['dog', 'pig', 'hen', 'ant'][:k])])
-        r = recall(m, [s])
-        assert (r.accuracy, r.chance, r.rank, r.n) == (1/(k+1), 1/(k+1), (k+2)/2, 1) and abs(r.probability - 1
-                                                                                             /(k+1)) < 1e-12
+        fact = Fact('animal', (4, 7), (18, 21), 'cat', ['dog', 'pig', 'hen', 'ant'][:k])
+        r = recall(m, [Story('one cat. it was a cat.', 0., [fact])])
+        assert (r.accuracy, r.chance, r.rank, r.n) == (1/(k+1), 1/(k+1), (k+2)/2, 1)
+        assert abs(r.probability - 1/(k+1)) < 1e-12
 
 class Pairs(torch.nn.Module):
     "After some bytes it is sure of the next one; otherwise it has no idea."
     def __init__(self, **after):
         super().__init__()
-        self.embedding, self.config, self.after = torch.nn.Embedding(1,
-                                                                     1), PicoConfig.preset(
-                                                                         'nano', router='topk', latent_carry='no',
-                                                                         heads='linear', heads_every=1), after
+        self.embedding, self.after = torch.nn.Embedding(1, 1), after
+        self.config = PicoConfig.preset('nano', router='topk', latent_carry='no', heads='linear', heads_every=1)
     def new_cache(self, rows, max_rollback=0): return self
     def rollback(self, n): pass
     def forward(self, x, **kw):
@@ -245,22 +257,26 @@ class Pairs(torch.nn.Module):
         return type('Out', (), dict(logits=z))
 
 def test_a_word_must_end():
-    "A model sure that `s` follows `t` must not be credited with, or blamed for, `cat`: that candidate is merely shorter."
-    s = lambda told, rival: Story(f'two {told}. see: {told}.', 0.,
-                                  [Fact('animal', (4, 4+len(told)), (11+len(told), 11+2*len(told)), told, [rival])])
+    "A model sure that `s` follows `t` is not credited with, or blamed for, `cat`: that candidate is merely shorter."
+    def s(told, rival):
+        text, n = f'two {told}. see: {told}.', len(told)
+        return Story(text, 0., [Fact('animal', (4, 4+n), (11+n, 11+2*n), told, [rival])])
     sure = Pairs(t='s', s='.')
-    assert recall(sure, [s('cats', 'cat')]).accuracy == 1 and recall(sure, [s('cat', 'cats')]).accuracy == 0
+    assert recall(sure, [s('cats', 'cat')]).accuracy == 1
+    assert recall(sure, [s('cat', 'cats')]).accuracy == 0
 
 def test_recall_far_and_nothing_to_ask():
     m, s = make(), story(0, seed=1)
     near, far = recall(m, [s]), recall(m, [s], far=300)
-    assert 0 < far.n < near.n and far.n == sum(bool(f.rivals) and f.referred[0] - f.told[1] >= 300 for f in s.facts)
+    distances = [f.referred[0] - f.told[1] for f in s.facts if f.rivals]
+    assert 0 < far.n < near.n and far.n == sum(d >= 300 for d in distances)
     for stories, kw in (([], {}), ([Story('a.', 0., [])], {}), ([s], dict(far=10**6))):
         with pytest.raises(InputError, match='no fact'): recall(m, stories, **kw)
 
-@pytest.mark.parametrize('call,word', [(lambda m: bits_per_byte(m, b''), 'empty'),
-                                       (lambda m: bits_per_byte(m, ''), 'empty'),
-                                       (lambda m: bits_per_byte(m, Corpus.from_bytes([b'', b''])), 'nothing to score'),
+@pytest.mark.parametrize('call,word', [
+    (lambda m: bits_per_byte(m, b''), 'empty'),
+    (lambda m: bits_per_byte(m, ''), 'empty'),
+    (lambda m: bits_per_byte(m, Corpus.from_bytes([b'', b''])), 'nothing to score'),
     (lambda m: bits_per_byte(m, b'abc', max_bytes=0), 'max_bytes=0'),
     (lambda m: bits_per_byte(m, b'abc', max_bytes=-5), 'max_bytes=-5'),
     (lambda m: bits_per_byte(m, b'abc', max_bytes=1), 'nothing to score'),
