@@ -26,7 +26,7 @@ from .evaluate import bits_per_byte
 from .router import ROUTERS
 from .heads import HEADS
 from .soap import SOAP
-from .checkpoint import Background, all_steps, copied, flush, load, may_not_read, newest, only_writer
+from .checkpoint import Background, MayNotRead, all_steps, copied, flush, load, newest, only_writer
 from .checkpoint import read_json, reason, save, sha256, write_json, write_whole
 from .parallel import added, agree, all_reduce, alone, shared, waiting, world
 
@@ -203,7 +203,7 @@ def what_was_asked(
     file = Path(out)/'train.json'
     try:
         if not file.exists(): return {}
-    except PermissionError as e: raise may_not_read(file, e) from None
+    except PermissionError as e: raise MayNotRead(file, e) from None
     except OSError as e: raise InputError(f"{out} cannot be looked at ({reason(e)}): give another directory") from None
     old = read_json(file, sealed=True)
     if not all(isinstance(old.get(k), dict) for k in ('settings', 'data', 'config')):
@@ -267,7 +267,7 @@ def metrics_lines(
     "Read metrics line by line."
     if not file.exists(): return
     try: opened = open(file, encoding='utf-8', errors='replace')
-    except PermissionError as e: raise may_not_read(file, e) from None
+    except PermissionError as e: raise MayNotRead(file, e) from None
     with opened as f:
         while line := f.readline(1_000_000):
             try:
