@@ -50,12 +50,13 @@ def check_field(
         raise InputError(f"{field.name}={value!r} should be {kind}, not {type(value).__name__}")
     choices, least, most, below = (rule.get(k) for k in ('choices', 'least', 'most', 'below'))
     if choices is not None and value not in choices:
-        raise InputError(f"{field.name}={value!r} is unknown: use one of {', '.join(map(str, choices))}")
+        known = ', '.join(str(c) or repr(c) for c in choices)
+        raise InputError(f"{field.name}={value!r} is unknown: use one of {known}")
     if least is not None and value < least or most is not None and value > most or below is not None and value >= below:
         asked = [f'at least {least}' if least is not None else '', f'at most {most}' if most is not None else '',
                  f'less than {below}' if below is not None else '']
         raise InputError(f"{field.name}={value} is out of range: give {' and '.join(filter(None, asked))}{rule['why']}")
-    if isinstance(value, int) and abs(value) >= 2**53:
+    if kind in ('int', 'float') and abs(value) >= 2**53:          # infinity, and whole numbers that no float can hold
         raise InputError(f"{field.name}={value} is out of range: give less than {2**53}")
 
 # %% ../nbs/00a_core.ipynb #c1f22454
@@ -152,4 +153,5 @@ def moved(
     "What stood in `module` under this name before; AttributeError if nothing did."
     package, _, short = module.rpartition('.')
     if name not in MOVED.get(short, {}): raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f'{package}.{MOVED[short][name]}'), name)
+    place, _, now = MOVED[short][name].partition('.')
+    return getattr(importlib.import_module(f'{package}.{place}'), now or name)
