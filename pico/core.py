@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'BYTE_CLASSES', 'MOVED', 'InputError', 'setting', 'kind_of', 'check_field', 'Settings', 'to_bytes', 'to_text',
-           'TextDecoder', 'byte_class', 'moved']
+           'TextDecoder', 'byte_class', 'pick_device', 'moved']
 
 # %% ../nbs/00a_core.ipynb #bcfd6869
 import codecs
 import dataclasses
 import importlib
+import os
 import numpy as np
 import torch
 
@@ -27,7 +28,8 @@ def setting(
     why:str='',   # what is added to the sentence that refuses a number
 )->dataclasses.Field:
     "A field of a `Settings` class, with what it may hold."
-    return dataclasses.field(default=default, metadata=dict(least=least, most=most, below=below, choices=choices, why=why))
+    rule = dict(least=least, most=most, below=below, choices=choices, why=why)
+    return dataclasses.field(default=default, metadata=rule)
 
 # %% ../nbs/00a_core.ipynb #d576fc36
 KINDS = {'int': int, 'float': (int, float), 'str': str, 'bool': bool}
@@ -65,7 +67,10 @@ class Settings:
     title = 'setting' # what a field is called in a sentence
 
     def __post_init__(self):
-        for f in dataclasses.fields(self): check_field(f, getattr(self, f.name))
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if kind_of(f) == 'bool' and value in ('yes', 'no'): object.__setattr__(self, f.name, value == 'yes')
+            check_field(f, getattr(self, f.name))
 
     @classmethod
     def from_dict(cls,
@@ -79,9 +84,7 @@ class Settings:
             if k not in fields: raise InputError(f"{k!r} is no {cls.title}: use {', '.join(fields)}")
         for k, f in fields.items():
             if k not in d and f.default is dataclasses.MISSING: raise InputError(f"the {cls.title} {k!r} is missing")
-        words = {'yes': True, 'no': False}
-        return cls(**{k: words.get(v, v) if kind_of(fields[k]) == 'bool' and isinstance(v, str) else v
-                      for k, v in d.items()})
+        return cls(**d)
 
     def to_dict(self)->dict:
         "Fields and values, as they are written to a file."
@@ -141,8 +144,28 @@ def byte_class(
     "The class of each byte: for ASCII what it shows, above that its part in UTF-8."
     return _classes()[np.asarray(values)]
 
+# %% ../nbs/00a_core.ipynb #349d5ade
+def pick_device(
+    name:str='auto', # 'auto' | 'cpu' | 'cuda' | 'cuda:1' | 'mps'
+)->torch.device:
+    "The device to compute on; InputError names one that is not known or not there."
+    there = {'cuda': torch.cuda.is_available(), 'mps': torch.backends.mps.is_available(), 'cpu': True}
+    here = [d for d in there if there[d]]
+    kind, _, number = (here[0] if name == 'auto' else str(name)).partition(':')
+    if kind not in there or not (number.isdecimal() or number == '' and ':' not in str(name)):
+        raise InputError(f"device={name!r} is not known: use auto or {' or '.join(here)}")
+    if kind not in here:
+        raise InputError(f"device={name!r} is not there on this machine: use auto or {' or '.join(here)}")
+    if kind != 'cuda': return torch.device(kind)
+    cards = torch.cuda.device_count()                             # each process of a machine takes one of its own
+    n = int(number) if number else int(os.environ.get('LOCAL_RANK', 0)) % cards
+    if n >= cards: raise InputError(f"device={name!r} is not there on this machine: it has {cards}, numbered from 0")
+    return torch.device('cuda', n)
+
 # %% ../nbs/00a_core.ipynb #42617490
 MOVED = {
+    'cli': dict.fromkeys(['Parser', 'command', 'add_fields', 'given'], 'arguments'),
+    'model': {'pick_device': 'core'},
     'data': dict.fromkeys(['InputError', 'to_bytes', 'to_text', 'TextDecoder', 'BYTE_CLASSES', 'byte_class'], 'core'),
 }
 

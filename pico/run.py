@@ -19,9 +19,9 @@ from functools import partial
 from pathlib import Path
 import torch
 from fastcore.basics import patch
-from .core import InputError, Settings, setting
+from .core import InputError, Settings, pick_device, setting
 from .streaming import Stream
-from .model import Pico, PicoConfig, pick_device, read_config
+from .model import Pico, PicoConfig, read_config
 from .checkpoint import Background, MayNotRead, all_steps, copied, flush, load, newest
 from .checkpoint import read_json, reason, save, sha256, write_json, write_whole
 from .parallel import shared, world

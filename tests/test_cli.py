@@ -118,11 +118,14 @@ def test_heads_are_chained_unless_others_are_asked_for(run, tmp_path, capsys):
     refused(capsys, train_command, run, '--heads', 'linear', words='contradicts')
 
 def test_the_router_is_the_one_that_measured_best_unless_another_is_asked_for():
-    asked = lambda **kw: (c := PicoConfig.preset('nano', **kw)) and (c.router, c.latent_carry)
-    assert asked() == ('space', 'yes') and asked(router='tuned') == ('tuned',
-                                                                     'yes') and all(asked(router=r) == (r, 'yes')
-                                                                                    for r in ('whitespace', 'words')) and asked(latent_carry='no') == ('space', 'no')
-    assert asked(router='topk') == ('topk', 'no') and asked(router='topk', latent_carry='yes') == ('topk', 'yes')
+    def asked(**fields):
+        design = PicoConfig.preset('nano', **fields)
+        return design.router, design.latent_carry
+    assert asked() == ('space', True)
+    for router in ('tuned', 'whitespace', 'words'): assert asked(router=router) == (router, True)
+    assert asked(latent_carry=False) == ('space', False)
+    assert asked(router='topk') == ('topk', False)
+    assert asked(router='topk', latent_carry=True) == ('topk', True)
 
 def script(name): return Path(sys.executable).parent/name
 

@@ -1,8 +1,11 @@
 """Scripts write their designs out, so that committed results keep their meaning: what they build is compared with
 `fixtures/designs.json`, which holds the configurations of commit 7511483, when presets were shapes alone."""
-import ast, importlib.util, json
+import ast
+import importlib.util
+import json
 from pathlib import Path
 import pytest
+from pico.model import PicoConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 BEFORE = json.loads((ROOT/'tests'/'fixtures'/'designs.json').read_text())
@@ -26,8 +29,7 @@ def module(name):
 def test_a_script_builds_what_it_built(name):
     build = module(name).config
     for asked, fields in BEFORE[name].items():
-        built = build(*ast.literal_eval(asked)).to_dict()
-        assert {k: built[k] for k in fields} == fields, asked
+        assert build(*ast.literal_eval(asked)) == PicoConfig.from_dict(fields), asked
 
 def calls(tree, name): # of a function or method, wherever it stands
     return [n for n in ast.walk(tree) if isinstance(n, ast.Call)
