@@ -17,7 +17,8 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import nn
 from pico.alibi import alibi_bias
 from pico.block import Stack
-from pico.data import Corpus, batch, load_corpus
+from pico.data import Corpus, batch
+from pico.sources import load_corpus
 from pico.evaluate import windowed
 from pico.heads import head_weights
 from pico.model import Pico, PicoConfig

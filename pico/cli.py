@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 from .stories import story
 from .core import InputError, TextDecoder, moved, to_text
-from .data import RULE, load_corpus
+from .data import RULE
+from .sources import load_corpus
 from .model import PRESETS, Pico, PicoConfig
 from .evaluate import bits_per_byte, recall, router_report
 from .parallel import join, leave

@@ -166,7 +166,11 @@ def pick_device(
 MOVED = {
     'cli': dict.fromkeys(['Parser', 'command', 'add_fields', 'given'], 'arguments'),
     'model': {'pick_device': 'core'},
-    'data': dict.fromkeys(['InputError', 'to_bytes', 'to_text', 'TextDecoder', 'BYTE_CLASSES', 'byte_class'], 'core'),
+    'data': dict.fromkeys(['InputError', 'to_bytes', 'to_text', 'TextDecoder', 'BYTE_CLASSES', 'byte_class'], 'core')
+            | dict.fromkeys(['batch', 'chunk_starts', 'chunks_per_epoch', 'shuffled'], 'batches')
+            | dict.fromkeys(['file_pieces', 'left_out', 'row_kind', 'walk'], 'files')
+            | dict.fromkeys(['column_pieces', 'json_rows', 'json_texts', 'load_rows', 'quietly', 'read_rows'], 'rows')
+            | dict.fromkeys(['hub_data', 'load_corpus', 'local_path', 'python_files', 'split_pieces'], 'sources'),
 }
 
 def moved(

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 from .core import InputError, moved, pick_device
-from .data import RULE, Corpus, batch, load_corpus
+from .data import RULE, Corpus
+from .sources import load_corpus
 from .streaming import Stream
 from .router import ROUTERS
 from .heads import HEADS
@@ -266,7 +267,7 @@ def train(
     column:str='text',         # for sources made of rows
     limit:int=None,            # only the first so many bytes of the training split
     progress:bool=True,        # show a bar
-    streaming:bool=False,      # read the source while it arrives, storing nothing (chapter 01a)
+    streaming:bool=False,      # read the source while it arrives, storing nothing (chapter 01b)
     preset:str=None,           # 'nano' | 'xs' | '10m' | 'original'; default: `nano` on a processor, `xs` on a GPU
 )->Pico:
     "Train a model, or go on with the run in `out`. Interrupted at any moment, it continues exactly where its last checkpoint was."

@@ -2,8 +2,11 @@
 import json, os, subprocess, sys
 import numpy as np, pytest, torch
 from hypothesis import example, given, settings, strategies as st
-import pico.data as data
-from pico.data import CLOSE, MARKS, OPEN, TEXT, Corpus, batch, chunk_starts, chunks_per_epoch, load_corpus, shuffled
+import pico.sources as sources
+from pico.batches import batch, chunk_starts, chunks_per_epoch, shuffled
+from pico.data import CLOSE, MARKS, OPEN, TEXT, Corpus
+from pico.rows import column_pieces
+from pico.sources import load_corpus
 from pico.core import InputError, TextDecoder, byte_class, BYTE_CLASSES, to_bytes, to_text
 
 random_cases = settings(deadline=None, derandomize=True, max_examples=60)
@@ -20,7 +23,7 @@ def own_cache(tmp_path, monkeypatch):
     import datasets
     monkeypatch.setenv('PICO_CACHE', str(tmp_path/'cache'))
     monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path/'hf')
-    data.story_piece.cache_clear()
+    sources.story_piece.cache_clear()
 
 def stream(docs, marks):
     "The stream and its kinds, written down plainly."
@@ -307,9 +310,9 @@ def test_rows_are_documents(kind, tmp_path, capfd):
 def test_rows_keep_their_order_when_saved_shuffled(tmp_path):
     import datasets
     rows = datasets.Dataset.from_dict(dict(text=TEXTS)).shuffle(seed=1)
-    assert list(Corpus(data.column_pieces(rows, 'text', 'rows')).documents()) == [t.encode() for t in rows['text']]
+    assert list(Corpus(column_pieces(rows, 'text', 'rows')).documents()) == [t.encode() for t in rows['text']]
     rows = datasets.Dataset.from_dict(dict(text=TEXTS)).select(range(7, 20))      # a part of a table
-    assert list(Corpus(data.column_pieces(rows, 'text', 'rows')).documents()) == ALL[7:20]
+    assert list(Corpus(column_pieces(rows, 'text', 'rows')).documents()) == ALL[7:20]
 
 @pytest.mark.parametrize('kind', ['string', 'large_string', 'binary', 'large_binary'])
 def test_columns_of_text_and_bytes_with_empty_rows(kind):
@@ -317,9 +320,9 @@ def test_columns_of_text_and_bytes_with_empty_rows(kind):
     values = [None, '', 'a', None, 'бв', '', 'd', None]
     if 'binary' in kind: values = [v if v is None else v.encode() for v in values]
     rows = datasets.Dataset.from_dict(dict(text=values), features=datasets.Features(text=datasets.Value(kind)))
-    assert list(Corpus(data.column_pieces(rows, 'text', 'rows')).documents()) == [b'a', 'бв'.encode(), b'd']
+    assert list(Corpus(column_pieces(rows, 'text', 'rows')).documents()) == [b'a', 'бв'.encode(), b'd']
     nothing = datasets.Dataset.from_dict(dict(text=[None, None]), features=datasets.Features(text=datasets.Value(kind)))
-    assert data.column_pieces(nothing, 'text', 'rows') == []
+    assert column_pieces(nothing, 'text', 'rows') == []
 
 @pytest.mark.parametrize('names', [('train', 'validation', 'test'), ('train', 'valid'), ('train', 'dev'),
                                    ('train', 'test')])
@@ -382,19 +385,19 @@ def test_many_stories_are_kept_whole_or_not_at_all(tmp_path, monkeypatch):
     folder, = (tmp_path/'cache').iterdir()
     assert list(want.documents()) == list(c.documents()) and c.floor == want.floor and not isinstance(c.pieces[0].data,
                                                                                                       np.ndarray)
-    fresh = lambda: (data.story_piece.cache_clear(), load_corpus('stories', limit=1_000_001))[1]
+    fresh = lambda: (sources.story_piece.cache_clear(), load_corpus('stories', limit=1_000_001))[1]
     with monkeypatch.context() as m:
-        m.setattr(data, 'write_stories', lambda *a: pytest.fail('the cache was not used'))
+        m.setattr(sources, 'write_stories', lambda *a: pytest.fail('the cache was not used'))
         assert fresh().fingerprint == c.fingerprint
     (folder/'text').write_bytes(b'half')
     assert fresh().fingerprint == c.fingerprint          # a damaged cache is not believed
     monkeypatch.setenv('PICO_CACHE', str(tmp_path/'other'))
-    full = data.write_stories
+    full = sources.write_stories
     def killed(out, *a):
         out.write(b'half')
         raise KeyboardInterrupt
     with monkeypatch.context() as m:
-        m.setattr(data, 'write_stories', killed)
+        m.setattr(sources, 'write_stories', killed)
         with pytest.raises(KeyboardInterrupt): fresh()
     assert list((tmp_path/'other').iterdir()) == []
     (tmp_path/'file').write_text('')
@@ -468,7 +471,7 @@ def test_unknown_hub_name_without_network():
 import socket, time
 def no_network(*a, **k): raise OSError('no network in this test')
 socket.getaddrinfo = socket.create_connection = no_network
-from pico.data import load_corpus
+from pico.sources import load_corpus
 from pico.core import InputError
 import datasets
 for name in ('nobody/nothing-here', 'nothing-here', 'nobody/nothing-here:en'):
@@ -523,7 +526,8 @@ def test_a_data_set_on_the_hub(monkeypatch):
 
 RSS = '''
 import os, sys, numpy as np
-from pico.data import batch, load_corpus
+from pico.data import batch
+from pico.sources import load_corpus
 def resident():
     with open('/proc/self/statm') as f: return int(f.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
 c = load_corpus(sys.argv[1], split='all')

@@ -3,7 +3,7 @@ import json, math, shutil, tarfile
 from pathlib import Path
 import pytest
 from pico.cli import train_command
-from pico.data import load_corpus
+from pico.sources import load_corpus
 from pico.evaluate import bits_per_byte
 from pico.generate import generate
 from pico.model import Pico

@@ -38,9 +38,9 @@ def place(tmp_path_factory):
 
 def test_every_command_of_the_readme_runs_as_typed(place, monkeypatch):
     "In the order of the page, each with a shortened budget."
-    import datasets, pico.cli, pico.data, shlex
+    import datasets, pico.cli, pico.sources, shlex
     monkeypatch.chdir(place)
-    monkeypatch.setattr(pico.data, 'hub_data', lambda name, streaming=False: datasets.load_from_disk('hub'))
+    monkeypatch.setattr(pico.sources, 'hub_data', lambda name, streaming=False: datasets.load_from_disk('hub'))
     assert any(c.split()[-1] == 'FILE' for c in TYPED) and any('/' in w for c in TYPED
                                                                for w in c.split()[2:]) and len(TYPED) > 5
     for line in TYPED:

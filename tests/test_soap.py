@@ -426,7 +426,8 @@ def test_bases_of_a_covariance_with_many_empty_rows_are_finite():
 
 @pytest.mark.parametrize('heads', ['linear', 'chained'])
 def test_at_the_ends_of_a_model_only_the_side_of_the_state_has_a_basis(heads):
-    from pico.data import batch, load_corpus
+    from pico.data import batch
+    from pico.sources import load_corpus
     from pico.model import Pico, PicoConfig
     from pico.train import TrainConfig, backward, make_optimizer
     torch.manual_seed(0)

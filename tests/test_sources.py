@@ -4,7 +4,12 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 import pico.data as data
-from pico.data import Corpus, batch, load_corpus
+import pico.rows
+import pico.sources as sources
+from pico.data import Corpus, batch
+from pico.files import file_pieces
+from pico.rows import column_pieces
+from pico.sources import load_corpus
 from pico.core import InputError
 
 @pytest.fixture(autouse=True)
@@ -13,7 +18,7 @@ def own_cache(tmp_path, monkeypatch):
     import datasets
     monkeypatch.setenv('PICO_CACHE', str(tmp_path/'cache'))
     monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path/'hf')
-    data.story_piece.cache_clear()
+    sources.story_piece.cache_clear()
 
 def words(n, k=1): return ' '.join(f'word{(i*k*k + 7*i) % 997}' for i in range(n))
 
@@ -67,11 +72,11 @@ def test_any_documents_are_divided_well(sizes, limit):
     whole = ''.join(t for d in docs for t in d)
     total = len(whole.encode())
     parts, found = {}, {}
-    for s in ('train', 'validation'): parts[s], found = data.split_pieces({'train': pieces}, s, 'text', 'it')
+    for s in ('train', 'validation'): parts[s], found = sources.split_pieces({'train': pieces}, s, 'text', 'it')
     text = {s: ''.join(d.decode() for d in Corpus(p).documents()) for s, p in parts.items()}
     assert text['train'] + text['validation'] == whole and found == {s: len(t.encode()) for s, t in text.items()}
     assert total*.09 <= found['validation'] <= total*.11 + 2                             # a letter is not cut in two
-    kept = ''.join(d.decode() for d in Corpus(data._cut(pieces, limit, limit*9//10)[0]).documents())
+    kept = ''.join(d.decode() for d in Corpus(data.cut_pieces(pieces, limit, limit*9//10)[0]).documents())
     assert whole.startswith(kept) and min(total, limit*9//10 - 2) <= len(kept.encode()) <= limit
 
 # made by the code before documents were cut
@@ -101,7 +106,7 @@ def test_what_was_well_divided_stays_to_the_byte(tmp_path):
             assert (c.text_bytes, c.num_documents, c.fingerprint) == want, (key, rule)
 
 def test_the_standard_library_is_divided_between_its_files():
-    pieces = data.file_pieces(data.python_files())
+    pieces = file_pieces(sources.python_files())
     sizes = [p.text_bytes for p in pieces]
     t, v = load_corpus('python'), load_corpus('python', 'validation')
     assert t.num_documents + v.num_documents == len(sizes)
@@ -279,7 +284,7 @@ def test_large_files_of_lines_are_kept_in_the_cache(tmp_path, monkeypatch):
     f = tmp_path/'a.jsonl'
     f.write_text(lines(*[dict(text=f'row {i}') for i in range(300)], 'odd'))
     want = load_corpus(f)
-    monkeypatch.setattr(data, 'KEEP', 1000)
+    monkeypatch.setattr(pico.rows, 'KEEP', 1000)
     c = load_corpus(f)
     assert c.fingerprint == want.fingerprint and c.notes == want.notes and isinstance(c.pieces[0].data, Path)
     monkeypatch.setattr(data, 'json_texts', lambda *a: pytest.fail('the cache was not used'))
@@ -307,7 +312,7 @@ def test_bytes_where_the_type_says_so(kind, tmp_path):
     column = pa.array([v if v is None or kind == 'binary' else list(v) for v in values], make)
     pq.write_table(pa.table(dict(text=column)), tmp_path/'a.parquet')
     assert list(load_corpus(tmp_path/'a.parquet', 'all').documents()) == [v for v in values if v]
-    assert [bytes(d) for d in Corpus(data.column_pieces(_table(column[2:5]), 'text',
+    assert [bytes(d) for d in Corpus(column_pieces(_table(column[2:5]), 'text',
                                                         'it')).documents()] == [b'ab', 'é'.encode()]
 
 def _table(column):
@@ -434,7 +439,8 @@ def test_a_file_cut_short_while_it_is_read(left, tmp_path):
     "In a process of its own: a mapped file would end it with a bus error."
     code = '''
 import sys
-from pico.data import batch, load_corpus
+from pico.data import batch
+from pico.sources import load_corpus
 from pico.core import InputError
 c = load_corpus(sys.argv[1])
 batch(c, 0, 4, 512, 8)
@@ -511,7 +517,7 @@ def test_without_a_home_directory(home, tmp_path):
 import os, pwd
 def nobody(*a): raise KeyError('unknown user')
 pwd.getpwuid = pwd.getpwnam = nobody
-from pico.data import load_corpus
+from pico.sources import load_corpus
 from pico.core import InputError
 c = load_corpus('stories', limit=1_000_001)
 print(c.text_bytes, os.listdir('.'))
