@@ -166,6 +166,10 @@ def pick_device(
 MOVED = {
     'cli': dict.fromkeys(['Parser', 'command', 'add_fields', 'given'], 'arguments'),
     'model': {'pick_device': 'core'},
+    'train': dict.fromkeys(['MAY_CHANGE', 'OPTIMIZERS', 'SCHEDULES', 'TRAINING', 'TRAIN_CHOICES', 'publish', 'same_text'], 'run')
+             | dict.fromkeys(['cut_metrics', 'metrics_line', 'metrics_lines', 'open_tracker', 'plot_run', 'read_metrics',
+                              'running_mean', 'span'], 'record')
+             | {'SIGNALS': 'parallel'},
     'data': dict.fromkeys(['InputError', 'to_bytes', 'to_text', 'TextDecoder', 'BYTE_CLASSES', 'byte_class'], 'core')
             | dict.fromkeys(['batch', 'chunk_starts', 'chunks_per_epoch', 'shuffled'], 'batches')
             | dict.fromkeys(['file_pieces', 'left_out', 'row_kind', 'walk'], 'files')

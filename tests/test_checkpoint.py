@@ -1,15 +1,26 @@
-"Checkpoints and everything else that is read back: damaged, half deleted, on a full disk. Always one sentence, never a traceback, and the run goes on."
-import errno, json, os, resource, shutil, signal, tempfile, time
+"""Checkpoints and everything else that is read back: damaged, half deleted, on a full disk.
+
+Always one sentence, never a traceback, and the run goes on."""
+import errno
+import json
+import os
+import resource
+import shutil
+import signal
+import tempfile
+import time
 from pathlib import Path
-import pytest, torch
+import pytest
+import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
-import pico.train, processes
+import pico.train
+import processes
 from pico.checkpoint import all_steps, flush, load, newest, only_writer, read_json
 from pico.checkpoint import save, verify, write_json, write_whole
 from pico.cli import pico_train
 from pico.core import InputError
 from pico.model import Pico, read_config
-from pico.train import cut_metrics, read_metrics
+from pico.record import cut_metrics, read_metrics
 from test_train import everything, go
 
 TINY = ['--preset', 'nano', '--dim', '24', '--latent_num_blocks', '1', '--batch_size', '2', '--context_len', '64',
@@ -74,17 +85,17 @@ values = st.recursive(st.none() | st.booleans() | st.integers(-10**25, 10**25) |
 
 @st.composite
 def damage(draw, data):
-    "Another content than `data`: bytes changed, lost or added, a number made huge, nested without end, or something else altogether."
-    kind, at = draw(st.sampled_from(['flip', 'cut', 'insert', 'digit', 'value', 'bytes', 'deep',
-                                     'field'])), draw(st.integers(0, max(0, len(data) - 1)))
+    "Other content: bytes changed, lost or added, a number made huge, nested without end, or something else altogether."
+    kind = draw(st.sampled_from(['flip', 'cut', 'insert', 'digit', 'value', 'bytes', 'deep', 'field']))
+    at = draw(st.integers(0, max(0, len(data) - 1)))
     if kind == 'flip': return data[:at] + bytes([data[at] ^ draw(st.integers(1, 255))]) + data[at+1:]
     if kind == 'cut': return data[:at]
     if kind == 'insert': return data[:at] + draw(st.binary(min_size=1, max_size=20)) + data[at:]
     if kind == 'digit':
         digits = [i for i,b in enumerate(data[:4000]) if chr(b).isdigit()]
         i = draw(st.sampled_from(digits)) if digits else 0
-        return data[:i] + draw(st.sampled_from([b'9' * 7, b'9' * 30, b'9' * 5000, b'-1', b'1e400', b'NaN',
-                                                b'null'])) + data[i+1:]
+        number = draw(st.sampled_from([b'9' * 7, b'9' * 30, b'9' * 5000, b'-1', b'1e400', b'NaN', b'null']))
+        return data[:i] + number + data[i+1:]
     if kind == 'value': return json.dumps(draw(values)).encode()
     if kind == 'deep': return draw(st.sampled_from([b'[', b'{"a":'])) * draw(st.sampled_from([100, 100_000]))
     if kind == 'field':
@@ -105,7 +116,7 @@ def read(f):
 READERS = {
     'config.json': lambda d: Pico.from_pretrained(d).config,
     'model.safetensors': lambda d: [t.tolist() for t in Pico.from_pretrained(d).state_dict().values()] and None,
-    'train.json': lambda d: (pico.train.read_json(d/'train.json', sealed=True)),
+    'train.json': lambda d: read_json(d/'train.json', sealed=True),
     'metrics.jsonl': lambda d: (read_metrics(d), cut_metrics(d, 3)) and None,
     'checkpoints/00000006/manifest.json': lambda d: newest(d/'checkpoints', lambda line: None).name,
     'checkpoints/00000006/state.json': lambda d: load(d/'checkpoints/00000006') and None,
@@ -116,7 +127,7 @@ READERS = {
 def fuzz(whole, name, examples):
     good, original = READERS[name], (whole/name).read_bytes()
     folder = whole.parent/'fuzz'
-    most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    def most(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     @settings(max_examples=examples, deadline=5000, derandomize=True, database=None,
               suppress_health_check=list(HealthCheck))
     @given(damage(original))
@@ -159,8 +170,9 @@ def test_the_command_meets_damage(whole, name):
         before = (folder/'train.json').read_bytes()
         if read(lambda: pico_train([str(folder)])) == 'refused': assert (folder/'train.json').read_bytes() == before
         else:
-            assert (folder/'model.safetensors').read_bytes() == weights and all(
-                verify(folder/f'checkpoints/{s:08d}') is None for s in all_steps(folder/'checkpoints'))
+            assert (folder/'model.safetensors').read_bytes() == weights
+            checkpoints = folder/'checkpoints'
+            assert all(verify(checkpoints/f'{s:08d}') is None for s in all_steps(checkpoints))
     check()
 
 def test_a_header_that_promises_the_moon(hurt):
@@ -213,10 +225,10 @@ def test_metrics_on_a_full_disk(tmp_path):
             return real(*a)
         pico.train.added = added
         go(tmp_path/'a', max_steps=20, validation=None, checkpoint_interval=100)
-    assert processes.run(full, tmp_path/'said') == 2 and 'metrics.jsonl could not be written' in (tmp_path
-                                                                                                  /'said').read_text()
-    assert processes.run(lambda: go(tmp_path/'a', max_steps=20,
-                                    validation=None)) == 0 and len(read_metrics(tmp_path/'a')) == 20
+    assert processes.run(full, tmp_path/'said') == 2
+    assert 'metrics.jsonl could not be written' in (tmp_path/'said').read_text()
+    assert processes.run(lambda: go(tmp_path/'a', max_steps=20, validation=None)) == 0
+    assert len(read_metrics(tmp_path/'a')) == 20
 
 # what a file system cannot do, and what it will not let us do
 
