@@ -172,9 +172,9 @@ MOVED = {
              | {'SIGNALS': 'parallel'},
     'data': dict.fromkeys(['InputError', 'to_bytes', 'to_text', 'TextDecoder', 'BYTE_CLASSES', 'byte_class'], 'core')
             | dict.fromkeys(['batch', 'chunk_starts', 'chunks_per_epoch', 'shuffled'], 'batches')
-            | dict.fromkeys(['file_pieces', 'left_out', 'row_kind', 'walk'], 'files')
+            | dict.fromkeys(['file_pieces', 'left_out', 'local_path', 'row_kind', 'walk'], 'files')
             | dict.fromkeys(['column_pieces', 'json_rows', 'json_texts', 'load_rows', 'quietly', 'read_rows'], 'rows')
-            | dict.fromkeys(['hub_data', 'load_corpus', 'local_path', 'python_files', 'split_pieces'], 'sources'),
+            | dict.fromkeys(['hub_data', 'load_corpus', 'python_files', 'story_piece'], 'sources'),
 }
 
 def moved(

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['MARKS', 'TEXT', 'OPEN', 'CLOSE', 'NOTHING', 'RULE', 'READ_AT', 'Piece', 'OpenFile', 'shorter', 'Corpus',
-           'total_bytes', 'cut_pieces']
+           'total_bytes', 'cut_pieces', 'split_pieces']
 
 # %% ../nbs/01_data.ipynb #e23666d9
+import contextlib
 import functools
 import hashlib
 import os
@@ -270,6 +271,43 @@ def cut_pieces(
             return pieces[:i] + head, rest + pieces[i+1:]
         before += p.text_bytes
     return pieces, []
+
+# %% ../nbs/01_data.ipynb #a2b3641c
+def _split_name(data, split):
+    "The name in `data` of a split, for validation also of what stands in for it; None if there is none."
+    names = [split] + (['valid', 'val', 'dev', 'test'] if split == 'validation' else [])
+    return next((s for s in names if s in data), None)
+
+def _divided(pieces, whole):
+    "Pieces in two splits, by the rule for a source without splits of its own."
+    total = total_bytes(pieces)
+    least = 0 if whole else total - total*11//100 # a document is cut where whole ones would give less
+    return dict(zip(('train', 'validation'), cut_pieces(pieces, total*9//10, least), strict=True))
+
+def split_pieces(
+    data:dict,        # what a source holds, by split
+    split:str,        # which is wanted
+    what:str,         # the source, for the sentence
+    whole:bool=False, # never cut a document where there are several
+    pieces_of=list,   # a function that makes pieces of what stands in `data`
+)->tuple:             # pieces, and the bytes of this split and of its counterpart
+    "The documents of a split: the source's own, or if it has but one part, 90% or 10% of that."
+    if split == 'all':
+        pieces = [p for s in data for p in pieces_of(data[s])]
+        return pieces, {'all': total_bytes(pieces)}
+    if len(data) == 1 and split in ('train', 'validation'):
+        both = _divided(pieces_of(*data.values()), whole)
+        return both[split], {s: total_bytes(p) for s, p in both.items()}
+    name = _split_name(data, split)
+    if name is None:
+        names = ', '.join(data) + ', or all' if len(data) > 1 else 'train, validation, all'
+        raise InputError(f"{what} has no split {split!r}: use one of {names}")
+    pieces = pieces_of(data[name])
+    sizes, counterpart = {split: total_bytes(pieces)}, {'train': 'validation', 'validation': 'train'}.get(split)
+    other = _split_name(data, counterpart)
+    with contextlib.suppress(InputError):
+        if other: sizes[counterpart] = total_bytes(pieces_of(data[other]))
+    return pieces, sizes
 
 # %% ../nbs/01_data.ipynb #8ce4f0ba
 def __getattr__(name): return moved(__name__, name)

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['KEEP', 'OPENERS', 'UNREADABLE', 'JSON_TYPES', 'quietly', 'no_column', 'no_text', 'holds_text', 'column_pieces',
-           'open_rows_file', 'json_rows', 'row_text', 'json_texts', 'odd_rows', 'json_piece', 'row_columns',
-           'row_format', 'why_no_rows', 'is_settings', 'load_options', 'load_rows', 'has_lines', 'read_rows']
+           'open_rows_file', 'json_rows', 'row_text', 'json_texts', 'odd_rows', 'json_piece', 'row_format',
+           'row_columns', 'is_settings', 'load_options', 'load_rows', 'has_lines', 'read_rows']
 
 # %% ../nbs/01a_rows.ipynb #f6c69803
-import contextlib
-import csv
 import bz2
 import codecs
+import contextlib
+import csv
 import glob
 import gzip
 import hashlib
@@ -40,7 +40,7 @@ def quietly(
     what:str, # the source, for the sentence
 ):
     "The module `datasets` without progress bars and log lines; whatever goes wrong in it becomes one sentence."
-    import datasets                                                        # here, because it takes a second or two
+    import datasets # here, because it takes a second or two
     bars, level = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL + 1)
@@ -58,9 +58,11 @@ def quietly(
 
 # %% ../nbs/01a_rows.ipynb #6f4e127f
 def no_column(what, column, names):
+    "The sentence about a column that is not there."
     return InputError(f"{what} has no column {column!r}: choose one of {', '.join(map(str, names))} with column=")
 
 def no_text(what, column, kind):
+    "The sentence about a column that holds something else."
     return InputError(f"column {column!r} of {what} holds {kind}, not text: choose a column of text with column=")
 
 def holds_text(
@@ -70,6 +72,18 @@ def holds_text(
     if str(kind).startswith(('list<', 'large_list<')): return str(kind.value_type) == 'uint8'
     return str(kind) in ('string', 'large_string', 'binary', 'large_binary')
 
+def _chunk_piece(chunk, mapped):
+    "A part of an Arrow column as a piece, where its text lies; None if it is empty."
+    kind = str(chunk.type)
+    if chunk.null_count: chunk = chunk.drop_null()
+    buffers, first = chunk.buffers(), chunk.offset
+    ends = np.frombuffer(buffers[1] or b'\0'*8, np.int64 if 'large' in kind else np.int32)
+    ends = ends[first:first+len(chunk)+1].astype(np.int64)
+    if 'list' in kind: ends += chunk.values.offset
+    lengths = np.diff(ends)
+    text = np.frombuffer(buffers[-1] or b'', np.uint8)
+    return Piece(text, lengths[lengths > 0], int(ends[0]), mapped) if lengths.any() else None
+
 def column_pieces(
     data,       # a `datasets.Dataset`
     column:str, # the column that holds the text
@@ -77,23 +91,15 @@ def column_pieces(
 )->list:        # of `Piece`
     "The rows of a column as documents, where they lie. InputError if there is no such column or it holds no text."
     if column not in data.column_names: raise no_column(what, column, data.column_names)
-    if data._indices is not None: data = data.flatten_indices()            # shuffled or filtered: rows in their order
-    pieces, mapped = [], [(c['filename'], os.path.getsize(c['filename'])) for c in data.cache_files]
-    for chunk in data.data.column(column).chunks:
-        kind = str(chunk.type)
-        if not holds_text(chunk.type): raise no_text(what, column, kind)
-        if chunk.null_count: chunk = chunk.drop_null()
-        buffers, first = chunk.buffers(), chunk.offset
-        ends = np.frombuffer(buffers[1] or b'\0'*8, np.int64 if 'large' in kind else np.int32)
-        ends = ends[first:first+len(chunk)+1].astype(np.int64)
-        if 'list' in kind: ends += chunk.values.offset
-        lengths = np.diff(ends)
-        text = np.frombuffer(buffers[-1] or b'', np.uint8)
-        if lengths.any(): pieces.append(Piece(text, lengths[lengths > 0], int(ends[0]), mapped))
-    return pieces
+    if data._indices is not None: data = data.flatten_indices() # shuffled or filtered: rows in their order
+    mapped = [(c['filename'], os.path.getsize(c['filename'])) for c in data.cache_files]
+    chunks = data.data.column(column).chunks
+    for chunk in chunks:
+        if not holds_text(chunk.type): raise no_text(what, column, str(chunk.type))
+    return [p for p in (_chunk_piece(chunk, mapped) for chunk in chunks) if p]
 
 # %% ../nbs/01a_rows.ipynb #6c2f8e17
-KEEP = 2**26                                                               # the text of larger files goes to the cache
+KEEP = 2**26 # the text of larger files goes to the cache
 OPENERS = {'.gz': gzip.open, '.bz2': bz2.open, '.xz': lzma.open}
 UNREADABLE = ValueError, OSError, EOFError, RecursionError, zlib.error, lzma.LZMAError, csv.Error, StopIteration
 
@@ -112,14 +118,19 @@ def json_rows(
 ):             # yields the number of the line or row, and what it says: an exception where that cannot be read
     "The rows of a file of JSON."
     with open_rows_file(path) as file:
-        if row_ending(path) == '.json' and (text := file.read()).lstrip().startswith(b'['):
-            yield from enumerate(({'text': r} if isinstance(r, str) else r for r in json.loads(text)), 1)
-            return
-        for n,line in enumerate(io.BytesIO(text) if row_ending(path) == '.json' else file, 1):
+        if row_ending(path) == '.json':
+            text = file.read()
+            if text.lstrip().startswith(b'['):
+                rows = ({'text': r} if isinstance(r, str) else r for r in json.loads(text))
+                yield from enumerate(rows, 1)
+                return
+            file = io.BytesIO(text)
+        for n, line in enumerate(file, 1):
             if not line.strip(): continue
             try: yield n, json.loads(line.decode())
             except (ValueError, RecursionError) as e: yield n, e
 
+# %% ../nbs/01a_rows.ipynb #e20d5aa4
 JSON_TYPES = {bool: 'a truth value', int: 'a number', float: 'a number', list: 'a list', dict: 'an object',
               str: 'a text', type(None): 'null'}
 
@@ -137,6 +148,18 @@ def row_text(
     except UnicodeEncodeError: return None, 'holds half of a surrogate pair'
 
 # %% ../nbs/01a_rows.ipynb #6c2f8e18
+def _no_texts(what, column, names, odd):
+    "The sentence about rows none of which has a text; None if they cannot be read at all."
+    if names and column not in names: return no_column(what, column, names)
+    if not odd: return no_text(what, column, 'null')
+    n, why = odd[0]
+    return no_text(what, column, why.removeprefix('holds ')) if why.startswith('holds') else None
+
+def _too_many_odd(what, odd, rows):
+    "The sentence about a file in which too many rows cannot be read."
+    (n, why), many = odd[0], f"{len(odd):,} of {rows:,} rows cannot be read, more than one in a hundred"
+    return InputError(f"{what} cannot be loaded (line {n:,} {why}, and {many}): mend them or take them out")
+
 def json_texts(
     path:Path,
     column:str,  # the column that holds the text
@@ -154,12 +177,8 @@ def json_texts(
         else:
             odd.append((n, why))
             if len(odd) > 1000 and len(odd) * 100 > rows: break
-    if rows and not found:
-        if names and column not in names: raise no_column(what, column, names)
-        if not odd or odd[0][1].startswith('holds'): raise no_text(what, column, odd[0][1][6:] if odd else 'null')
-    if len(odd) * 100 > rows:
-        (n, why), many = odd[0], f"{len(odd):,} of {rows:,} rows cannot be read, more than one in a hundred"
-        raise InputError(f"{what} cannot be loaded (line {n:,} {why}, and {many}): mend them or take them out")
+    if rows and not found and (wrong := _no_texts(what, column, names, odd)): raise wrong
+    if len(odd) * 100 > rows: raise _too_many_odd(what, odd, rows)
 
 # %% ../nbs/01a_rows.ipynb #6c2f8e33
 def odd_rows(
@@ -169,9 +188,16 @@ def odd_rows(
     rows:int=None, # among how many, if that is known
 )->str:
     "A sentence about rows that were passed over."
-    first = ', '.join(f'line {n:,} {why}' for n,why in odd[:3])
-    more = f" and {count-3:,} more" if count > 3 else ''
-    return f"left out of {name}: rows that cannot be read ({count:,}{f' of {rows:,}' if rows else ''}: {first}{more})"
+    first = ', '.join(f'line {n:,} {why}' for n, why in odd[:3])
+    if count > 3: first += f' and {count-3:,} more'
+    many = f'{count:,} of {rows:,}' if rows else f'{count:,}'
+    return f"left out of {name}: rows that cannot be read ({many}: {first})"
+
+def _file_key(path, column):
+    "A name for a file as it is now and one of its columns."
+    stat = path.stat()
+    name = repr((os.path.abspath(path), stat.st_size, stat.st_mtime_ns, column))
+    return hashlib.sha256(to_bytes(name)).hexdigest()[:24]
 
 def json_piece(
     path:Path,
@@ -181,14 +207,13 @@ def json_piece(
     "A file of JSON as documents; in memory, or if it is large in the cache."
     def make(out):
         odd, lengths, rows = [], [], 0
-        for rows, text in enumerate(json_texts(path, column, what, odd), 1):
+        for text in json_texts(path, column, what, odd):
+            rows += 1
             if text: lengths.append(out.write(text))
         return dict(lengths=lengths, odd=odd[:3], count=len(odd), rows=rows + len(odd))
     try:
-        stat = path.stat()
-        name = repr((os.path.abspath(path), stat.st_size, stat.st_mtime_ns, column))
-        key = hashlib.sha256(to_bytes(name)).hexdigest()[:24]
-        piece, index = kept(f'rows-{key}', make) if stat.st_size > KEEP else in_memory(make)
+        large = path.stat().st_size > KEEP
+        piece, index = kept(f'rows-{_file_key(path, column)}', make) if large else in_memory(make)
     except InputError: raise
     except UNREADABLE as e:
         why = str(e)[:150] or type(e).__name__
@@ -197,24 +222,6 @@ def json_piece(
     return piece, odd_rows(path.name, index['odd'], index['count'], index['rows']) if index['count'] else ''
 
 # %% ../nbs/01a_rows.ipynb #6c2f8e19
-def row_columns(
-    path:Path,
-)->list: # names; None where the beginning does not tell
-    "The columns of a file of rows."
-    kind, packed = row_kind(path), path.suffix.lower() in PACKED
-    try:
-        if kind == 'parquet' and not packed:
-            import pyarrow.parquet
-            return pyarrow.parquet.read_schema(path).names
-        if kind not in ('csv', 'json') or packed and path.suffix.lower() not in OPENERS: return None
-        with open_rows_file(path) as f: head = f.read(2**20).decode(errors='replace')
-        if kind == 'csv': return next(csv.reader(io.StringIO(head), delimiter=row_format(path)[1]))
-        row, _ = json.JSONDecoder().raw_decode(head.lstrip().removeprefix('[').lstrip())
-    except Exception as e:
-        if isinstance(e, UNREADABLE) or type(e).__module__.startswith('pyarrow'): return None
-        raise
-    return list(row) if isinstance(row, dict) else ['text'] if isinstance(row, str) else []
-
 def row_format(
     path:Path,
 )->tuple: # kind, separator of CSV, encoding of CSV
@@ -226,14 +233,30 @@ def row_format(
         with open(path, 'rb') as f: codec = wide_codec(f.read(4))
     return kind, '\t' if row_ending(path) == '.tsv' else ',', codec
 
-def why_no_rows(
-    path:Path,
-)->str: # '' if there may be some
-    "What keeps a file of a folder from being read as rows."
-    try:
-        with open(path, 'rb') as f: return '' if f.read(1) else 'empty'
-    except OSError: return 'unreadable'
+def _first_columns(path):
+    "The columns that the beginning of a file of CSV or JSON shows."
+    with open_rows_file(path) as f: head = f.read(2**20).decode(errors='replace')
+    if row_kind(path) == 'csv': return next(csv.reader(io.StringIO(head), delimiter=row_format(path)[1]))
+    row, _ = json.JSONDecoder().raw_decode(head.lstrip().removeprefix('[').lstrip())
+    if isinstance(row, str): return ['text']
+    return list(row) if isinstance(row, dict) else []
 
+def row_columns(
+    path:Path,
+)->list: # names; None where the beginning does not tell
+    "The columns of a file of rows."
+    packed = path.suffix.lower()
+    try:
+        if row_kind(path) == 'parquet' and packed not in PACKED:
+            import pyarrow.parquet
+            return pyarrow.parquet.read_schema(path).names
+        if row_kind(path) not in ('csv', 'json') or packed in PACKED and packed not in OPENERS: return None
+        return _first_columns(path)
+    except Exception as e:
+        if isinstance(e, UNREADABLE) or type(e).__module__.startswith('pyarrow'): return None
+        raise
+
+# %% ../nbs/01a_rows.ipynb #7cc251ef
 def is_settings(
     path:Path, # of rows
 )->bool:
@@ -242,7 +265,7 @@ def is_settings(
     with open(path, 'rb') as f: head = f.read(2**20).removeprefix(codecs.BOM_UTF8).strip()
     first, _, more = head.partition(b'\n')
     try: json.loads(first)
-    except (ValueError, RecursionError): return first.startswith(b'{')     # the object goes on in the next line
+    except (ValueError, RecursionError): return first.startswith(b'{') # the object goes on in the next line
     return first.startswith(b'{') and not more
 
 # %% ../nbs/01a_rows.ipynb #6c2f8e20
@@ -264,7 +287,8 @@ def load_rows(
 )->dict:                  # what `datasets` makes of them, by split
     "Files of rows, read by `datasets`."
     files = [f for s in parts for f in parts[s]]
-    paths, options = {s: [glob.escape(str(f)) for f in parts[s]] for s in parts}, load_options(files, column)
+    paths = {s: [glob.escape(str(f)) for f in parts[s]] for s in parts}
+    options = load_options(files, column)
     with quietly(what) as datasets:
         return dict(datasets.load_dataset(row_kind(files[0]), data_files=paths, streaming=streaming, **options))
 
@@ -277,15 +301,22 @@ def has_lines(
     if row_ending(path) not in ('.jsonl', '.ndjson') or packed in PACKED and packed not in OPENERS: return False
     try:
         with open_rows_file(path) as f: first, _, more = f.read(2**20).lstrip().partition(b'\n')
-    except UNREADABLE: return True                                         # whoever reads it says why
+    except UNREADABLE: return True # whoever reads it says why
     if not first.startswith(b'['): return True
     try: json.loads(first)
-    except (ValueError, RecursionError): return False                      # a list that goes on in the next line
+    except (ValueError, RecursionError): return False # a list that goes on in the next line
     return bool(more.strip())
 
-def _text_by_datasets(data, column):
-    "Whether `datasets` made text of a column of JSON, and not dates or a mixture."
-    return all(column not in d.column_names or holds_text(d.features[column].pa_type) for d in data.values())
+def _by_datasets(parts, column, what):
+    "Files by split as `datasets` reads them; None if they are JSON of which it makes no text."
+    is_json = row_kind(next(iter(parts.values()))[0]) == 'json'
+    try: data = load_rows(parts, column, what)
+    except InputError:
+        if is_json: return None
+        raise
+    if not is_json: return data
+    text = all(column not in d.column_names or holds_text(d.features[column].pa_type) for d in data.values())
+    return data if text else None # and not dates or a mixture
 
 def read_rows(
     parts:dict, # lists of files by split, all of one format
@@ -295,14 +326,12 @@ def read_rows(
     "Files of rows, read by the reader that fits."
     lines = {s: [f for f in parts[s] if has_lines(f)] for s in parts}
     others = {s: [f for f in parts[s] if f not in set(lines[s])] for s in parts if len(lines[s]) < len(parts[s])}
-    is_json, data, notes = row_kind(next(iter(parts.values()))[0]) == 'json', {}, []
-    try: data = load_rows(others, column, what) if others else {}
-    except InputError:
-        if not is_json: raise
-    if is_json and (data.keys() != others.keys() or not _text_by_datasets(data, column)): data, lines = {}, parts
+    data, notes = _by_datasets(others, column, what) if others else {}, []
+    if data is None: data, lines = {}, parts
     for s in parts:
         if not lines[s]: continue
         found = [json_piece(f, column, what) for f in lines[s]]
-        data[s] = [p for p,_ in found if p.text_bytes] + (column_pieces(data[s], column, what) if s in data else [])
-        notes += [note for _,note in found if note]
+        more = column_pieces(data[s], column, what) if s in data else []
+        data[s] = [p for p, _ in found if p.text_bytes] + more
+        notes += [note for _, note in found if note]
     return {s: data[s] for s in parts}, notes

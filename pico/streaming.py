@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from .core import InputError, to_bytes
 from .data import CLOSE, MARKS, OPEN, RULE, TEXT, Corpus
-from .files import left_out, row_kind
+from .files import left_out, local_path, row_kind, saved_by_datasets
 from .rows import (JSON_TYPES, has_lines, holds_text, json_rows, json_texts, load_rows, no_column, no_text, odd_rows,
                        quietly)
-from .sources import hub_data, local_path, saved_by_datasets, sort_folder
+from .sources import hub_data, sort_folder
 
 # %% ../nbs/01b_streaming.ipynb #7d1a0b02
 def row_bytes(

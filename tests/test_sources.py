@@ -72,7 +72,7 @@ def test_any_documents_are_divided_well(sizes, limit):
     whole = ''.join(t for d in docs for t in d)
     total = len(whole.encode())
     parts, found = {}, {}
-    for s in ('train', 'validation'): parts[s], found = sources.split_pieces({'train': pieces}, s, 'text', 'it')
+    for s in ('train', 'validation'): parts[s], found = data.split_pieces({'train': pieces}, s, 'it')
     text = {s: ''.join(d.decode() for d in Corpus(p).documents()) for s, p in parts.items()}
     assert text['train'] + text['validation'] == whole and found == {s: len(t.encode()) for s, t in text.items()}
     assert total*.09 <= found['validation'] <= total*.11 + 2                             # a letter is not cut in two
