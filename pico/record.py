@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TICKS', 'metrics_line', 'metrics_lines', 'read_metrics', 'cut_metrics', 'open_tracker', 'Recorder', 'metrics',
-           'budget', 'Budget', 'span', 'brief', 'Progress', 'running_mean', 'plot_run']
+           'fraction_done', 'Budget', 'span', 'brief', 'Progress', 'running_mean', 'plot_run']
 
 # %% ../nbs/10c_record.ipynb #664c4d0b
 import contextlib
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 from .core import InputError
-from .checkpoint import MayNotRead, write_whole
+from .checkpoint import MayNotRead, atomic_write
 from .parallel import world
 from .run import Run, TrainConfig
 
@@ -66,11 +66,11 @@ def cut_metrics(
         for line, m in metrics_lines(out/name):
             if m is None: damaged += 1
             elif m['step'] > step: again[m['step']] = line
-    if again: write_whole(out/'replay.jsonl', lambda p: p.write_text(''.join(again.values())))
+    if again: atomic_write(out/'replay.jsonl', lambda p: p.write_text(''.join(again.values())))
     def keep(p):
         with open(p, 'w') as f:
             f.writelines(line for line, m in metrics_lines(out/'metrics.jsonl') if m and m['step'] <= step)
-    write_whole(out/'metrics.jsonl', keep)
+    atomic_write(out/'metrics.jsonl', keep)
     return {k: json.loads(v) for k, v in again.items()}, damaged
 
 # %% ../nbs/10c_record.ipynb #ff115660
@@ -123,21 +123,21 @@ class Recorder:
 # %% ../nbs/10c_record.ipynb #84e5d0d5
 def metrics(
     run:Run,
-    told:dict,      # by `optimizer_step`
-    progress:float, # fraction of the budget that was spent before the step
-    lr:float,
-    since:float,    # seconds of the run when the step before had been taken
+    told:dict,           # losses and the norm of the gradient
+    fraction_done:float, # of the run, before the step
+    lr:float,            # learning rate
+    since:float,         # seconds of the run when the step before had been taken
 )->dict:
     "What is recorded of a step."
     s = run.settings
     per_step = s.batch_size * s.context_len * s.grad_accumulation_steps
-    return dict(step=run.step, progress=progress, bytes=run.step*per_step, loss=told['total'],
+    return dict(step=run.step, progress=fraction_done, bytes=run.step*per_step, loss=told['total'],
                 bpb=told['per_head'][0]/math.log(2), per_head=told['per_head'], auxiliary=told['auxiliary'],
                 routed=told['routed'], learning_rate=lr, grad_norm=told['grad_norm'], seconds=run.seconds(),
                 bytes_per_second=per_step/max(run.seconds() - since, 1e-9))
 
 # %% ../nbs/10c_record.ipynb #97585868
-def budget(
+def fraction_done(
     s:TrainConfig,
     step:int,       # optimizer steps taken
     seconds:float,  # time spent
@@ -163,7 +163,7 @@ class Budget:
         "The fraction that counts for the next step."
         step = self.run.step
         if step + 1 in self.again: return self.again[step + 1]['progress']
-        return budget(self.run.settings, step, self.run.seconds(), self.steps)
+        return fraction_done(self.run.settings, step, self.run.seconds(), self.steps)
 
     def keep_time(self):
         "After a step that was taken again: the time that it had spent stays spent."

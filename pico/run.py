@@ -23,9 +23,9 @@ from fastcore.basics import patch
 from .core import InputError, Settings, pick_device, setting
 from .model import Pico, PicoConfig, read_config
 from .soap import SOAP
-from .checkpoint import Background, MayNotRead, all_steps, copied, flush, load, newest
-from .checkpoint import read_json, reason, save, sha256, write_json, write_whole
-from .parallel import shared, world
+from .checkpoint import Background, MayNotRead, all_steps, copied, flush, load, latest
+from .checkpoint import read_json, reason, save, sha256, write_json, atomic_write
+from .parallel import broadcast, world
 
 # %% ../nbs/10b_run.ipynb #afbb6d04
 SCHEDULES, OPTIMIZERS = ('cosine', 'wsd', 'constant'), ('adamw', 'soap')
@@ -158,7 +158,7 @@ def check_run(out:Path, config:PicoConfig, settings:TrainConfig, data:dict)->boo
 
 def begin_run(out:Path, config:PicoConfig, settings:TrainConfig, data:dict):
     "Write what was asked, the description of the run last."
-    write_whole(out/'config.json', lambda p: p.write_text(json.dumps(config.to_dict(), indent=2) + '\n'))
+    atomic_write(out/'config.json', lambda p: p.write_text(json.dumps(config.to_dict(), indent=2) + '\n'))
     write_json(out/'train.json', dict(settings=settings.to_dict(), data=data, config=config.to_dict()))
 
 # %% ../nbs/10b_run.ipynb #7a785d17
@@ -213,7 +213,7 @@ def averaged(self:Run):
 def state_dict(self:Run)->dict:
     "All but the weights to be published; what is spread over the processes is put together. Called by all of them."
     lanes = {}
-    for r in range(world()[1]): lanes |= shared(self.source.state(), r)
+    for r in range(world()[1]): lanes |= broadcast(self.source.state(), r)
     optimizer = getattr(self.optimizer, 'whole_state_dict', self.optimizer.state_dict)()
     trained = {k: p.detach() for k, p in self.model.named_parameters()} if self.ema else None
     return dict(step=self.step, elapsed=self.seconds(), best=list(self.best), optimizer=optimizer, trained=trained,
@@ -277,7 +277,7 @@ def publish(
     file:Path,       # the run's model.safetensors
 ):
     "Put the weights of a checkpoint where `Pico.from_pretrained` looks for them."
-    write_whole(file, lambda p: shutil.copyfile(checkpoint/file.name, p))
+    atomic_write(file, lambda p: shutil.copyfile(checkpoint/file.name, p))
 
 class Saver:
     "Writes the checkpoints of a run while it goes on; leaving the context waits for the last."
@@ -313,7 +313,7 @@ def last_saved(
     say=print,  # called with a line for each damaged checkpoint
 )->tuple:       # weights, state and where they were; None if the run has no checkpoint yet
     "The newest good checkpoint."
-    c = newest(out/'checkpoints', say)
+    c = latest(out/'checkpoints', say)
     if c is None and all_steps(out/'checkpoints'):
         raise InputError(f"no checkpoint in {out} is whole: train into another directory")
     if c is None: return None

@@ -21,7 +21,7 @@ from pico.data import Corpus
 from pico.batches import batch
 from pico.router import ROUTERS
 from pico.model import Pico, PicoConfig
-from pico.checkpoint import all_steps, newest, read_json
+from pico.checkpoint import all_steps, latest, read_json
 from pico.run import OPTIMIZERS, TrainConfig
 from pico.record import Progress, read_metrics, span
 from pico.train import backward, train
@@ -60,7 +60,7 @@ def in_order(t):
 def everything(out):
     "The newest checkpoint: hashes of its weights and its state, the rest without times; the metrics without times."
     def digest(data): return hashlib.sha256(data).hexdigest()
-    c = newest(Path(out)/'checkpoints')
+    c = latest(Path(out)/'checkpoints')
     saved = [digest((c/f).read_bytes()) for f in ('model.safetensors', 'state.safetensors')]
     rest = [in_order(pair) for pair in read_json(c/'state.json')['dict'] if pair[0] != 'elapsed']
     return c.name, saved, digest(weights(out)), rest, plain(out)
@@ -123,12 +123,12 @@ def test_killed_in_the_middle_of_a_save(tmp_path):
 def with_budget(f, budget):
     "Run with another idea of how much of the budget is spent."
     def run():
-        pico.record.budget = budget
+        pico.record.fraction_done = budget
         f()
     return run
 
 def test_raising_max_steps_equals_raising_it_without_a_break(tmp_path):
-    real = pico.record.budget
+    real = pico.record.fraction_done
     def stops_at_5(s, step, *rest):
         if step == 5: os.kill(os.getpid(), signal.SIGTERM)
         return real(s, step, *rest)
@@ -202,7 +202,7 @@ def test_not_a_number_stops_before_weights_change(tmp_path):
     try:
         with pytest.raises(InputError, match='step 4 .batches 3 to 3.'): go(tmp_path/'a', max_steps=6)
     finally: Pico.loss = real
-    assert weights(tmp_path/'a') == before and newest(tmp_path/'a/checkpoints').name == '00000003'
+    assert weights(tmp_path/'a') == before and latest(tmp_path/'a/checkpoints').name == '00000003'
     go(tmp_path/'a', max_steps=6, learning_rate=1e-3, clip=.5)     # what the message advises
     m = read_metrics(tmp_path/'a')
     assert [l['step'] for l in m] == list(range(1, 7)) and m[-1]['learning_rate'] <= 1e-3
@@ -224,7 +224,7 @@ def test_an_average_of_the_weights(tmp_path):
     assert processes.run(lambda: go(tmp_path/'c', **(how | dict(average=0.)))) == 0
     assert losses(tmp_path/'c') == losses(tmp_path/'a') and weights(tmp_path/'c') != weights(tmp_path/'a')
     from pico.checkpoint import load
-    _, state = load(newest(tmp_path/'a/checkpoints'))
+    _, state = load(latest(tmp_path/'a/checkpoints'))
     plain = Pico.from_pretrained(tmp_path/'c')
     assert all(torch.equal(p, state['trained'][k]) for k,p in plain.named_parameters())
     with pytest.raises(InputError, match='average=1'): TrainConfig(average=1.)
@@ -312,7 +312,7 @@ def test_a_second_interrupt_leaves_at_once(tmp_path):
     os.kill(pid, signal.SIGINT)
     time.sleep(1.2)
     os.kill(pid, signal.SIGINT)
-    assert processes.wait(pid, 20) == 130 and newest(tmp_path/'a/checkpoints') is not None
+    assert processes.wait(pid, 20) == 130 and latest(tmp_path/'a/checkpoints') is not None
 
 # several processes
 
@@ -324,7 +324,9 @@ def many(n, out, folder, steps, said=None, source=TEXT, config=CONFIG, **how):
 def losses(out): return [m['loss'] for m in read_metrics(out)]
 
 def test_one_two_and_four_processes_learn_the_same(tmp_path):
-    "Fifty steps of two micro-steps each, with a router that keeps a running state; then other numbers of processes go on."
+    """Fifty steps of two micro-steps each, with a router that keeps a running state.
+
+    Then other numbers of processes go on."""
     config = dataclasses.replace(CONFIG, router='threshold')
     how = dict(grad_accumulation_steps=2, validation=None, checkpoint_interval=25, context_len=32)
     assert processes.run(lambda: go(tmp_path/'1', config, max_steps=50, **how)) == 0
@@ -336,7 +338,7 @@ def test_one_two_and_four_processes_learn_the_same(tmp_path):
     assert processes.run(lambda: go(tmp_path/'1', config, max_steps=56, **how)) == 0
     for n in (2, 4):
         assert losses(tmp_path/str(n)) == pytest.approx(losses(tmp_path/'1'), rel=1e-4)
-        assert (newest(tmp_path/str(n)/'checkpoints')/'state.safetensors').exists()
+        assert (latest(tmp_path/str(n)/'checkpoints')/'state.safetensors').exists()
 
 def test_rows_without_a_routed_byte(tmp_path):
     """One process routes nothing in its rows, the other does.
