@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from pico.data import batch
+from pico.batches import batch
 from pico.sources import load_corpus
 from pico.model import Pico, PicoConfig
 from pico.parallel import added, all_reduce

@@ -10,7 +10,8 @@ import argparse, hashlib, json, platform, sys, time
 from datetime import date
 from pathlib import Path
 import torch
-from pico.data import Corpus, batch
+from pico.data import Corpus
+from pico.batches import batch
 from pico.sources import load_corpus
 from pico.evaluate import bits_per_byte
 from pico.model import Pico, PicoConfig

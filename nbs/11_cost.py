@@ -12,7 +12,7 @@ from datetime import date
 from pathlib import Path
 import torch
 import pico.train
-from pico.data import batch
+from pico.batches import batch
 from pico.sources import load_corpus
 from pico.model import Pico, PicoConfig
 from pico.train import Run, TrainConfig, backward, compile_model, make_optimizer, pick_autocast, train

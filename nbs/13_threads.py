@@ -32,7 +32,7 @@ def work():
     "Train until somebody ends this process; after each step print how many bytes all processes together have read."
     if os.environ.get('PICO_CHOOSES'): import pico                # before torch: then it sets how threads wait
     import torch
-    from pico.data import batch
+    from pico.batches import batch
     from pico.sources import load_corpus
     from pico.model import Pico, PicoConfig
     from pico.parallel import added, join, waiting

@@ -17,7 +17,8 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import nn
 from pico.alibi import alibi_bias
 from pico.block import Stack
-from pico.data import Corpus, batch
+from pico.data import Corpus
+from pico.batches import batch
 from pico.sources import load_corpus
 from pico.evaluate import windowed
 from pico.heads import head_weights

@@ -11,7 +11,8 @@ import argparse, hashlib, json, math, platform, statistics, subprocess, sys, tim
 from datetime import date
 from pathlib import Path
 import torch
-from pico.data import Corpus, batch
+from pico.data import Corpus
+from pico.batches import batch
 from pico.sources import load_corpus
 from pico.evaluate import bits_per_byte, recall, router_report
 from pico.model import Pico, PicoConfig

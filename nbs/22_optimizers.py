@@ -14,7 +14,8 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 import torch
-from pico.data import Corpus, batch
+from pico.data import Corpus
+from pico.batches import batch
 from pico.sources import load_corpus
 from pico.evaluate import bits_per_byte
 from pico.model import Pico, PicoConfig

@@ -16,7 +16,8 @@ import argparse, hashlib, heapq, json, math, platform, statistics, subprocess, t
 from datetime import date
 from pathlib import Path
 import numpy as np, torch
-from pico.data import MARKS, Corpus, batch
+from pico.data import MARKS, Corpus
+from pico.batches import batch
 from pico.sources import load_corpus
 from pico.evaluate import bits_per_byte
 from pico.decode import Decoder

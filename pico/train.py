@@ -24,7 +24,7 @@ from .model import PRESETS, Pico, PicoConfig
 from .evaluate import bits_per_byte
 from .soap import SOAP
 from .checkpoint import run_lock
-from .parallel import Stop, added, all_reduce_max, all_reduce, on_rank0, in_contact, no_sync, world
+from .parallel import Stop, added, all_reduce, all_reduce_max, in_contact, no_sync, on_rank0, world
 from .run import Run, Saver, TrainConfig, begin_run, check_run, default_preset, forget_step, last_saved
 from .run import small_step, state_bytes, what_was_asked
 from .record import Budget, Progress, Recorder, brief, metrics

@@ -1,20 +1,25 @@
 "Bytes, corpora and batches: random cases, every kind of source, mistakes, and a file larger than memory."
-import json, os, subprocess, sys
-import numpy as np, pytest, torch
+import gzip
+import json
+import os
+import subprocess
+import sys
+import numpy as np
+import pytest
+import torch
 from hypothesis import example, given, settings, strategies as st
 import pico.sources as sources
 from pico.batches import batch, chunk_starts, chunks_per_epoch, shuffled
+from pico.core import BYTE_CLASSES, InputError, TextDecoder, byte_class, to_bytes, to_text
 from pico.data import CLOSE, MARKS, OPEN, TEXT, Corpus
 from pico.rows import column_pieces
 from pico.sources import load_corpus
-from pico.core import InputError, TextDecoder, byte_class, BYTE_CLASSES, to_bytes, to_text
 
 random_cases = settings(deadline=None, derandomize=True, max_examples=60)
 some_text = st.text(max_size=40).map(lambda t: t.encode('utf-8', 'surrogatepass'))
-broken = st.lists(st.one_of(some_text, st.binary(max_size=6), st.sampled_from([b'\xfe', b'\xff', b'\xf0\x9f\x98',
-                                                                               b'\xe2\x82', b'\xc0\x80',
-                                                                               b'\xed\xa0\x80', b'</pico:seq>'])),
-                                                                               max_size=12).map(b''.join)
+odd_bytes = st.sampled_from([b'\xfe', b'\xff', b'\xf0\x9f\x98', b'\xe2\x82', b'\xc0\x80', b'\xed\xa0\x80',
+                             b'</pico:seq>'])
+broken = st.lists(st.one_of(some_text, st.binary(max_size=6), odd_bytes), max_size=12).map(b''.join)
 documents = st.lists(broken, min_size=1, max_size=8)
 
 @pytest.fixture(autouse=True)
@@ -39,7 +44,8 @@ def stream(docs, marks):
 def test_round_trip(b):
     assert to_bytes(to_text(b, 'surrogateescape')) == b
     assert to_bytes(b) == to_bytes(bytearray(b)) == b
-    assert to_text(b) == to_text(list(b)) == to_text(torch.tensor(list(b))) == to_text(np.frombuffer(b, np.uint8)) == b.decode('utf-8', 'replace')
+    forms = b, list(b), torch.tensor(list(b)), np.frombuffer(b, np.uint8)
+    for form in forms: assert to_text(form) == b.decode('utf-8', 'replace')
 
 @random_cases
 @given(st.text(max_size=40))
@@ -73,7 +79,7 @@ def test_a_broken_sequence_swallows_nothing():
     assert [d.feed(x) for x in (b'a\xe2', b'\x82', b'b', b'\xff', b'c')] == ['a', '', '\ufffdb', '\ufffd', 'c']
 
 def test_byte_classes():
-    of = lambda b: [BYTE_CLASSES[i] for i in byte_class(list(b))]
+    def of(b): return [BYTE_CLASSES[i] for i in byte_class(list(b))]
     assert of(b'a1 \n.\x00') == ['letter', 'digit', 'space', 'space', 'punctuation', 'control']
     assert of('ы'.encode()) == ['lead', 'continuation'] and of(b'\xff\xc0\xf5') == ['invalid']*3
     for cp in (0x80, 0x7ff, 0x800, 0xffff, 0x10000, 0x10ffff):
@@ -99,7 +105,7 @@ def test_pieces_do_not_show(docs, cut, marks):
     parts = [docs[:cut], docs[cut:]]
     many = Corpus([p for d in parts if d for p in Corpus.from_bytes(d).pieces], marks)
     one = Corpus.from_bytes(docs, marks)
-    for x, y in zip(many.read(0, many.size), one.read(0, one.size)): assert (x == y).all()
+    for x, y in zip(many.read(0, many.size), one.read(0, one.size), strict=True): assert (x == y).all()
     assert list(many.documents()) == docs and many.fingerprint == one.fingerprint
 
 def test_marks_are_told_by_position():
@@ -111,12 +117,11 @@ def test_marks_are_told_by_position():
 
 def test_fingerprint_tells_corpora_apart():
     a = Corpus.from_bytes([b'ab', b'c'])
-    others = [Corpus.from_bytes(d, m) for d,
-              m in (([b'a', b'bc'], 'bytes'), ([b'ab', b'c'], 'none'), ([b'ab', b'd'], 'bytes'), ([b'abc'], 'bytes'),
-                    ([b'ab', b'c', b''], 'bytes'))]
-    prints = {c.fingerprint for c in others}
-    assert a.fingerprint == Corpus.from_bytes([b'ab', b'c'],
-                                              name='other').fingerprint not in prints and len(prints) == len(others)
+    cases = (([b'a', b'bc'], 'bytes'), ([b'ab', b'c'], 'none'), ([b'ab', b'd'], 'bytes'), ([b'abc'], 'bytes'),
+             ([b'ab', b'c', b''], 'bytes'))
+    prints = {Corpus.from_bytes(docs, marks).fingerprint for docs, marks in cases}
+    assert len(prints) == len(cases) and a.fingerprint not in prints
+    assert a.fingerprint == Corpus.from_bytes([b'ab', b'c'], name='other').fingerprint
     big = bytearray(1_000_000)
     first = Corpus.from_bytes(bytes(big)).fingerprint
     big[777_777] = 1
@@ -179,7 +184,7 @@ def test_a_batch_depends_on_its_arguments_alone(docs, shape):
     torch.manual_seed(step % 97)
     np.random.seed(1)
     for again in (batch(c, step, 4, T, N, seed), batch(Corpus.from_bytes(docs, marks), step, 4, T, N, seed)):
-        assert all(torch.equal(a, b) for a, b in zip(first, again))
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     first[0].zero_()                                                       # x is the caller's own
     assert torch.equal(batch(c, step, 4, T, N, seed)[1], first[1])
 
@@ -241,52 +246,82 @@ def test_wrong_arguments():
         with pytest.raises(ValueError):
             batch(**{**dict(corpus=c, step=0, batch_size=1, context_len=4, next_tokens=1), **bad})
 
+# What training asks
+
+def test_a_prepared_corpus_gives_the_batches_of_its_steps():
+    c = Corpus.from_bytes([b'The cat sat on the mat. ' * 9, b'And so on. ' * 9])
+    for rank in (0, 1):
+        c.prepare(4, 16, 3, seed=5, rank=rank, world_size=2)
+        for step in (0, 7, 3):
+            c.ready(micro=2, step=step)
+            for i, got in enumerate(c.batches()):
+                want = batch(c, 2*step + i, 4, 16, 3, 5, rank, 2)
+                assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+    assert c.steps(2.5, 8) == -(-(c.size//16)*5 // 16) and c.state() == {} and c.validation(10) is None
+    with pytest.raises(InputError, match='batch_size=3 is no multiple of the 2'): c.prepare(3, 16, 3, world_size=2)
+    with pytest.raises(InputError, match='smaller context_len'): c.prepare(4, 9999, 3)
+
+@pytest.mark.parametrize('name', ['load_corpus', 'batch', 'shuffled', 'hub_data', 'column_pieces', 'file_pieces'])
+def test_names_that_moved_are_found_where_they_stood(name):
+    import pico.data
+    assert getattr(pico.data, name).__module__ != 'pico.data'
+
 # Sources
 
 TEXTS = [f'Story {i}: кот {"x"*(i % 7)} 🐢.' for i in range(50)]
 ALL = [t.encode() for t in TEXTS]
 
-def write(kind, d):
-    "The same rows in one of several forms; returns the source."
+def rows_of_texts():
     import datasets
-    rows = datasets.Dataset.from_dict(dict(id=range(50), text=TEXTS))
-    f = d/f'rows.{kind}'
-    if kind == 'jsonl':
-        f.write_text('\n'.join(json.dumps(dict(id=i, text=t)) for i, t in enumerate(TEXTS)), encoding='utf-8')
-    elif kind == 'jsonl.gz':
-        import gzip
-        f.write_bytes(gzip.compress('\n'.join(json.dumps(dict(text=t)) for t in TEXTS).encode()))
-    elif kind == 'json': f.write_text(json.dumps([dict(text=t) for t in TEXTS]), encoding='utf-8')
-    elif kind == 'csv': rows.to_csv(f, index=False)
-    elif kind == 'tsv':
-        f.write_text('id\ttext\n' + ''.join(f'{i}\t{t}\n' for i, t in enumerate(TEXTS)), encoding='utf-8')
-    elif kind == 'parquet': rows.to_parquet(f)
-    elif kind == 'saved': rows.save_to_disk(f)
-    elif kind == 'saved in parts': rows.save_to_disk(f, num_shards=3)
-    elif kind == 'saved in another order':
-        rows.select(range(49, -1, -1)).select(range(49, -1, -1)).filter(lambda r: True).save_to_disk(f)
-    elif kind == 'saved with one split': datasets.DatasetDict(train=rows).save_to_disk(f)
-    elif kind == 'folder of jsonl':
-        f.mkdir()
-        (f/'README.md').write_text('about it')
-        for i in range(2):
-            (f/f'part-{i}.jsonl').write_text('\n'.join(json.dumps(dict(text=t)) for t in TEXTS[25*i:25*i+25]),
-                                             encoding='utf-8')
-    elif kind == 'folder of text':
-        (f/'below').mkdir(parents=True)
-        (f/'.git').mkdir()
-        (f/'.git'/'x.txt').write_text('hidden')
-        (f/'image.png').write_bytes(b'\x89PNG\0\0')
-        (f/'empty.txt').touch()
-        for i, t in enumerate(TEXTS):
-            (f/('below' if i >= 25 else '.')/f'{"b" if i < 25 else "c"}{i:02d}.txt').write_bytes(t.encode())
-    return f
+    return datasets.Dataset.from_dict(dict(id=range(50), text=TEXTS))
 
-@pytest.mark.parametrize('kind', ['jsonl', 'jsonl.gz', 'json', 'csv', 'tsv', 'parquet', 'saved', 'saved in parts',
-                                  'saved in another order', 'saved with one split', 'folder of jsonl',
-                                  'folder of text'])
+def lines_of(texts): return '\n'.join(json.dumps(dict(id=i, text=t)) for i, t in enumerate(texts))
+
+def write_tsv(f): f.write_text('id\ttext\n' + ''.join(f'{i}\t{t}\n' for i, t in enumerate(TEXTS)), encoding='utf-8')
+
+def save_in_another_order(f):
+    rows = rows_of_texts()
+    rows.select(range(49, -1, -1)).select(range(49, -1, -1)).filter(lambda r: True).save_to_disk(f)
+
+def save_with_one_split(f):
+    import datasets
+    datasets.DatasetDict(train=rows_of_texts()).save_to_disk(f)
+
+def write_folder_of_lines(f):
+    f.mkdir()
+    (f/'README.md').write_text('about it')
+    for i in range(2): (f/f'part-{i}.jsonl').write_text(lines_of(TEXTS[25*i:25*i+25]), encoding='utf-8')
+
+def write_folder_of_text(f):
+    (f/'below').mkdir(parents=True)
+    (f/'.git').mkdir()
+    (f/'.git'/'x.txt').write_text('hidden')
+    (f/'image.png').write_bytes(b'\x89PNG\0\0')
+    (f/'empty.txt').touch()
+    for i, t in enumerate(TEXTS):
+        name = f'below/c{i:02d}.txt' if i >= 25 else f'b{i:02d}.txt'
+        (f/name).write_bytes(t.encode())
+
+# the same rows in several forms
+FORMS = {
+    'jsonl': lambda f: f.write_text(lines_of(TEXTS), encoding='utf-8'),
+    'jsonl.gz': lambda f: f.write_bytes(gzip.compress(lines_of(TEXTS).encode())),
+    'json': lambda f: f.write_text(json.dumps([dict(text=t) for t in TEXTS]), encoding='utf-8'),
+    'csv': lambda f: rows_of_texts().to_csv(f, index=False),
+    'tsv': write_tsv,
+    'parquet': lambda f: rows_of_texts().to_parquet(f),
+    'saved': lambda f: rows_of_texts().save_to_disk(f),
+    'saved in parts': lambda f: rows_of_texts().save_to_disk(f, num_shards=3),
+    'saved in another order': save_in_another_order,
+    'saved with one split': save_with_one_split,
+    'folder of jsonl': write_folder_of_lines,
+    'folder of text': write_folder_of_text,
+}
+
+@pytest.mark.parametrize('kind', FORMS)
 def test_rows_are_documents(kind, tmp_path, capfd):
-    f = write(kind, tmp_path)
+    f = tmp_path/f'rows.{kind}'
+    FORMS[kind](f)
     capfd.readouterr()
     train, validation, both = (load_corpus(f, split=s) for s in ('train', 'validation', 'all'))
     want = ALL
@@ -303,7 +338,8 @@ def test_rows_are_documents(kind, tmp_path, capfd):
                                          stream(want, 'bytes')[1][:train.size].tolist())
     assert train.fingerprint == load_corpus(f).fingerprint != validation.fingerprint
     small = load_corpus(f, limit=100)
-    assert list(small.documents()) == want[:small.num_documents] and 100 - len(want[small.num_documents]) < small.text_bytes <= 100
+    assert list(small.documents()) == want[:small.num_documents]
+    assert 100 - len(want[small.num_documents]) < small.text_bytes <= 100
     out, err = capfd.readouterr()
     assert out + err == ''                   # no progress bars
 
@@ -331,14 +367,15 @@ def test_a_data_sets_own_splits(names, kind, tmp_path):
     import datasets
     parts = {n: TEXTS[10*i:10*i+10] for i, n in enumerate(names)}
     if kind == 'saved':
-        datasets.DatasetDict({n: datasets.Dataset.from_dict(dict(text=t)) for n,
-                              t in parts.items()}).save_to_disk(tmp_path/'d')
+        made = {n: datasets.Dataset.from_dict(dict(text=t)) for n, t in parts.items()}
+        datasets.DatasetDict(made).save_to_disk(tmp_path/'d')
     else:
         (tmp_path/'d').mkdir()
         for n, t in parts.items():
             (tmp_path/'d'/f'{n}.jsonl').write_text('\n'.join(json.dumps(dict(text=x)) for x in t))
-    got = lambda s: [d.decode() for d in load_corpus(tmp_path/'d', split=s).documents()]
-    assert got('train') == TEXTS[:10] and got('validation') == TEXTS[10:20] and sorted(got('all')) == sorted(TEXTS[:10*len(names)])
+    def got(split): return [d.decode() for d in load_corpus(tmp_path/'d', split=split).documents()]
+    assert got('train') == TEXTS[:10] and got('validation') == TEXTS[10:20]
+    assert sorted(got('all')) == sorted(TEXTS[:10*len(names)])
     if 'test' in names: assert got('test') == parts['test']
     else:
         with pytest.raises(InputError, match="no split 'test'"): got('test')
@@ -383,16 +420,17 @@ def test_many_stories_are_kept_whole_or_not_at_all(tmp_path, monkeypatch):
     want = load_corpus('stories', limit=1_000_000)
     c = load_corpus('stories', limit=1_000_001)
     folder, = (tmp_path/'cache').iterdir()
-    assert list(want.documents()) == list(c.documents()) and c.floor == want.floor and not isinstance(c.pieces[0].data,
-                                                                                                      np.ndarray)
-    fresh = lambda: (sources.story_piece.cache_clear(), load_corpus('stories', limit=1_000_001))[1]
+    assert list(want.documents()) == list(c.documents()) and c.floor == want.floor
+    assert not isinstance(c.pieces[0].data, np.ndarray)
+    def fresh():
+        sources.story_piece.cache_clear()
+        return load_corpus('stories', limit=1_000_001)
     with monkeypatch.context() as m:
         m.setattr(sources, 'write_stories', lambda *a: pytest.fail('the cache was not used'))
         assert fresh().fingerprint == c.fingerprint
     (folder/'text').write_bytes(b'half')
     assert fresh().fingerprint == c.fingerprint          # a damaged cache is not believed
     monkeypatch.setenv('PICO_CACHE', str(tmp_path/'other'))
-    full = sources.write_stories
     def killed(out, *a):
         out.write(b'half')
         raise KeyboardInterrupt
@@ -491,7 +529,8 @@ print(datasets.config.HF_HUB_OFFLINE)
 class Hub:
     "Stands in for the two calls that reach the network."
     def __init__(self, monkeypatch, exists, load):
-        import datasets, huggingface_hub
+        import datasets
+        import huggingface_hub
         self.asked = []
         def info(api, name, **kw):
             if isinstance(exists, Exception): raise exists
@@ -504,17 +543,17 @@ class Hub:
 def test_a_data_set_on_the_hub(monkeypatch):
     import datasets
     from huggingface_hub.errors import RepositoryNotFoundError
-    part = lambda a, b: datasets.Dataset.from_dict(dict(text=TEXTS[a:b], title=TEXTS[:b-a]))
-    splits = lambda: datasets.DatasetDict(train=part(0, 20), validation=part(20, 30))
+    def part(a, b): return datasets.Dataset.from_dict(dict(text=TEXTS[a:b], title=TEXTS[:b-a]))
+    def splits(): return datasets.DatasetDict(train=part(0, 20), validation=part(20, 30))
     hub = Hub(monkeypatch, True, splits)
-    assert list(load_corpus('owner/stories').documents()) == ALL[:20] and list(
-        load_corpus('owner/stories:en', 'validation', column='title').documents()) == ALL[:10]
+    assert list(load_corpus('owner/stories').documents()) == ALL[:20]
+    assert list(load_corpus('owner/stories:en', 'validation', column='title').documents()) == ALL[:10]
     assert hub.asked == [('owner/stories', None, False), ('owner/stories', 'en', False)]
     fails('owner/stories', "no column 'story'", 'text, title', column='story')
     fails('owner/stories', "no split 'test'", 'train, validation', split='test')
     hub = Hub(monkeypatch, OSError('no network'), splits)                   # but it is in the cache
-    assert load_corpus('owner/stories').num_documents == 20 and hub.asked == [('owner/stories', None,
-                                                                               True)] and not datasets.config.HF_HUB_OFFLINE
+    assert load_corpus('owner/stories').num_documents == 20 and not datasets.config.HF_HUB_OFFLINE
+    assert hub.asked == [('owner/stories', None, True)]
     missing = RepositoryNotFoundError.__new__(RepositoryNotFoundError)      # as raised for an answer of 404
     Hub(monkeypatch, missing, splits)
     fails('owner/stories', 'no data set on the Hugging Face Hub')
@@ -526,7 +565,7 @@ def test_a_data_set_on_the_hub(monkeypatch):
 
 RSS = '''
 import os, sys, numpy as np
-from pico.data import batch
+from pico.batches import batch
 from pico.sources import load_corpus
 def resident():
     with open('/proc/self/statm') as f: return int(f.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')

@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np, pytest, torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
-from pico.data import Corpus, MARKS, batch
+from pico.data import Corpus, MARKS
+from pico.batches import batch
 from pico.core import InputError, to_text
 from pico import generate as module
 from pico.generate import Noise, Pace, Writing, accept, byte_probabilities, characters, choose, generate, pick, rounds, scores, settle, stream, verify

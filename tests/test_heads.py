@@ -1,6 +1,7 @@
 "Byte heads: the further ones learn from a subset of bytes, whatever the batch is cut into, and a chain never reaches the model."
 import pytest, torch
-from pico.data import Corpus, batch
+from pico.data import Corpus
+from pico.batches import batch
 from pico.generate import generate
 from pico.heads import sparse
 from pico.model import Pico, PicoConfig

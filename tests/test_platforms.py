@@ -1,5 +1,9 @@
 "Other systems: what only Unix has is hidden, line endings are turned, the environment is odd. The core goes on."
-import ast, os, shutil, subprocess, sys
+import ast
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 import pytest
 import check_sync

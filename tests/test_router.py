@@ -1,7 +1,8 @@
 "Routers across chapters: budgets, state, cutting a batch, causality in training."
 import dataclasses
 import pytest, torch
-from pico.data import Corpus, batch
+from pico.data import Corpus
+from pico.batches import batch
 from pico.sources import load_corpus
 from pico.evaluate import bits_per_byte
 from pico.model import Pico, PicoConfig

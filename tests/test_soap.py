@@ -407,7 +407,8 @@ def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
 
 
 def test_bases_of_a_covariance_with_many_empty_rows_are_finite():
-    from pico.data import Corpus, batch
+    from pico.data import Corpus
+    from pico.batches import batch
     from pico.model import Pico, PicoConfig
     from pico.train import backward
     # few byte values: most rows of the embedding have no gradient
@@ -426,7 +427,7 @@ def test_bases_of_a_covariance_with_many_empty_rows_are_finite():
 
 @pytest.mark.parametrize('heads', ['linear', 'chained'])
 def test_at_the_ends_of_a_model_only_the_side_of_the_state_has_a_basis(heads):
-    from pico.data import batch
+    from pico.batches import batch
     from pico.sources import load_corpus
     from pico.model import Pico, PicoConfig
     from pico.train import TrainConfig, backward, make_optimizer

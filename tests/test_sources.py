@@ -1,16 +1,26 @@
-"What users' files and folders hold, and what becomes of it: splits, odd rows, run directories, truncated files, homes that are missing."
-import codecs, gzip, json, os, pickle, subprocess, sys
+"What users' files and folders hold, and what becomes of it: splits, odd rows, runs, truncated files, missing homes."
+import codecs
+import gzip
+import json
+import os
+import pickle
+import subprocess
+import sys
 from pathlib import Path
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
 from hypothesis import given, settings, strategies as st
 import pico.data as data
 import pico.rows
 import pico.sources as sources
-from pico.data import Corpus, batch
+from pico.batches import batch
+from pico.core import InputError
+from pico.data import Corpus
 from pico.files import file_pieces
 from pico.rows import column_pieces
 from pico.sources import load_corpus
-from pico.core import InputError
+from pico.streaming import Stream, as_source, held_out
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
@@ -155,16 +165,16 @@ def test_names_that_say_nothing(names, tmp_path):
     assert .09 <= share(d) <= .11 and len(texts(d)) == len(names) and not load_corpus(d).notes
 
 def test_names_of_files_of_rows(tmp_path):
-    row = lambda *texts: lines(*[dict(text=t) for t in texts])
+    def row(*texts): return lines(*[dict(text=t) for t in texts])
     # the Hub's convention: one name is enough
     d = files(tmp_path/'a', {'train.jsonl': row('a', 'b'), 'dev.jsonl': row('c'), 'more.jsonl': row('d')})
-    assert texts(d, 'train') == ['a', 'b'] and texts(d,
-                                                     'validation') == ['c'] and 'named for no split (1: more.jsonl)' in load_corpus(d).notes[0]
+    assert texts(d, 'train') == ['a', 'b'] and texts(d, 'validation') == ['c']
+    assert 'named for no split (1: more.jsonl)' in load_corpus(d).notes[0]
     d = files(tmp_path/'b', {'data/old-00000-of-00001.jsonl': row('a'), 'data/new-00000-of-00001.jsonl': row('b')})
     assert texts(d, 'old') == ['a'] and texts(d, 'new') == ['b']
-    d = files(tmp_path/'c', {'README.md': '---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n   '
-                                          ' path: one.csv\n  - split: test\n    path: two.csv\n---\n',
-                                          'one.csv': 'text\nNA\n' + 'a\n'*98, 'two.csv': 'text\nb\n'})
+    card = ('---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: one.csv\n'
+            '  - split: test\n    path: two.csv\n---\n')
+    d = files(tmp_path/'c', {'README.md': card, 'one.csv': 'text\nNA\n' + 'a\n'*98, 'two.csv': 'text\nb\n'})
     assert texts(d, 'train') == ['NA'] + ['a']*98 and texts(d, 'test') == ['b']
 
 @pytest.mark.parametrize('sizes', [(10, 50_000), (300, 300, 5000), (9_000, 10, 10, 5_000), (40,)*500])
@@ -172,7 +182,8 @@ def test_names_of_files_of_rows(tmp_path):
 def test_a_limit_is_met_to_within_a_tenth(sizes, limit, tmp_path):
     d = files(tmp_path/'d', {f'{i:03d}.txt': words(n)[:n] for i, n in enumerate(sizes)})
     c, whole = load_corpus(d, limit=limit), load_corpus(d)
-    assert min(limit, whole.text_bytes)*.9 <= c.text_bytes <= limit and b''.join(whole.documents()).startswith(b''.join(c.documents()))
+    assert min(limit, whole.text_bytes)*.9 <= c.text_bytes <= limit
+    assert b''.join(whole.documents()).startswith(b''.join(c.documents()))
     assert c.sizes['train'] == c.text_bytes
 
 def test_a_limit_of_stories():
@@ -182,8 +193,8 @@ def test_a_limit_of_stories():
         c = load_corpus('stories', limit=limit)
         text = b''.join(c.documents())
         assert limit*.9 - 1 <= len(text) <= limit and told.startswith(text) and c.floor > 0
-    assert load_corpus('stories', limit=2000, rule=1).num_documents == 1 and load_corpus('stories',
-                                                                                         limit=2000).num_documents == 2
+    assert load_corpus('stories', limit=2000, rule=1).num_documents == 1
+    assert load_corpus('stories', limit=2000).num_documents == 2
 
 # CSV
 
@@ -191,8 +202,8 @@ def test_a_limit_of_stories():
 def test_csv_is_text_as_it_stands(ending, sep, tmp_path):
     values = ['NA', 'null', 'None', 'nan', 'N/A', '', '007', '1e5', 'true', '2020-01-01', ' x ', '-', 'é',
               'a "word" here']
-    text = f'id{sep}text\n' + ''.join(f'{i}{sep}' + (f'"{v.replace(chr(34), chr(34)*2)}"' if '"' in v else v) + '\n'
-                                      for i, v in enumerate(values))
+    def quoted(v): return f'"{v.replace(chr(34), chr(34)*2)}"' if '"' in v else v
+    text = f'id{sep}text\n' + ''.join(f'{i}{sep}{quoted(v)}\n' for i, v in enumerate(values))
     f = tmp_path/f'a.{ending}'
     f.write_bytes(gzip.compress(text.encode()) if ending.endswith('gz') else text.encode())
     # an empty document has nothing to read
@@ -225,8 +236,8 @@ ODD = {'half a pair': '{"text": "\\ud83d"}', 'a number': '{"text": 7}', 'a truth
 def test_one_odd_row(case, ending, tmp_path, capfd):
     good, odd = [f'row {i}' for i in range(200)], ODD[case]
     odd = odd if isinstance(odd, bytes) else odd.encode()
-    text = lines(*[dict(text=t) for t in good[:100]]).encode() + odd + b'\n' + lines(*[dict(text=t)
-                                                                                       for t in good[100:]]).encode()
+    before, after = (lines(*[dict(text=t) for t in part]).encode() for part in (good[:100], good[100:]))
+    text = before + odd + b'\n' + after
     f = tmp_path/f'a.{ending}'
     f.write_bytes(gzip.compress(text) if ending.endswith('gz') else text)
     extra = ['2020-01-01'] if case == 'a date is text' else []
@@ -242,7 +253,8 @@ def test_more_than_one_odd_row_in_a_hundred(tmp_path):
     f = tmp_path/'a.jsonl'
     rows = [dict(text=f'row {i}') for i in range(198)]
     f.write_text(lines(*rows, 'x', 'y'))
-    assert len(texts(f)) == 198 and 'rows that cannot be read (2 of 200: line 199 is no JSON, line 200 ' in load_corpus(f).notes[0]
+    assert len(texts(f)) == 198
+    assert 'rows that cannot be read (2 of 200: line 199 is no JSON, line 200 ' in load_corpus(f).notes[0]
     f.write_text(lines(*rows, 'x', 'y', dict(text=1)))
     fails(f, 'a.jsonl cannot be loaded', 'line 199 is no JSON', '3 of 201 rows')
     f.write_text(lines(dict(text=1), dict(text=2)))
@@ -259,8 +271,8 @@ def test_more_than_one_odd_row_in_a_hundred(tmp_path):
 @pytest.mark.parametrize('kind', ['jsonl', 'json', 'lines in json', 'texts in json'])
 def test_dates_are_the_text_they_are(values, kind, tmp_path):
     f = tmp_path/('a.jsonl' if kind == 'jsonl' else 'a.json')
-    f.write_text(json.dumps([dict(text=v) for v in values]) if kind == 'json' else json.dumps(values)
-                 if kind == 'texts in json' else lines(*[dict(text=v) for v in values]))
+    rows = [dict(text=v) for v in values]
+    f.write_text({'json': json.dumps(rows), 'texts in json': json.dumps(values)}.get(kind) or lines(*rows))
     assert texts(f) == values
 
 def test_a_list_in_a_file_of_lines_and_a_mixture_in_a_list(tmp_path):
@@ -271,10 +283,9 @@ def test_a_list_in_a_file_of_lines_and_a_mixture_in_a_list(tmp_path):
 
 @pytest.mark.parametrize('odd', ['{"text": 7}', '7', '{"text": [1]}'])
 def test_one_odd_row_in_a_list(odd, tmp_path):
-    (tmp_path/'a.json').write_text('[' + ', '.join([json.dumps(dict(text=f'row {i}')) for i in range(200)] + [odd])
-                                   + ']')
-    assert texts(tmp_path/'a.json') == [f'row {i}'
-                                        for i in range(200)] and '(1 of 201: line 201 ' in load_corpus(tmp_path/'a.json').notes[0]
+    good, f = [f'row {i}' for i in range(200)], tmp_path/'a.json'
+    f.write_text('[' + ', '.join([json.dumps(dict(text=t)) for t in good] + [odd]) + ']')
+    assert texts(f) == good and '(1 of 201: line 201 ' in load_corpus(f).notes[0]
 
 def test_a_broken_list_is_refused(tmp_path):
     (tmp_path/'a.json').write_text('[{"text": "a"}, {"te')
@@ -287,7 +298,7 @@ def test_large_files_of_lines_are_kept_in_the_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(pico.rows, 'KEEP', 1000)
     c = load_corpus(f)
     assert c.fingerprint == want.fingerprint and c.notes == want.notes and isinstance(c.pieces[0].data, Path)
-    monkeypatch.setattr(data, 'json_texts', lambda *a: pytest.fail('the cache was not used'))
+    monkeypatch.setattr(pico.rows, 'json_texts', lambda *a: pytest.fail('the cache was not used'))
     assert load_corpus(f).fingerprint == want.fingerprint and load_corpus(f).notes == want.notes
     monkeypatch.undo()
     f.write_text(lines(*[dict(text=f'now {i}') for i in range(300)]))
@@ -305,23 +316,27 @@ def test_a_cache_that_cannot_be_written_is_not_blamed_on_the_data(tmp_path, monk
 
 @pytest.mark.parametrize('kind', ['uint8 list', 'large uint8 list', 'binary'])
 def test_bytes_where_the_type_says_so(kind, tmp_path):
-    import pyarrow as pa, pyarrow.parquet as pq
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     values = [None, b'', b'ab', 'é'.encode(), None, b'\x00\xff']
     make = dict([('uint8 list', pa.list_(pa.uint8())), ('large uint8 list', pa.large_list(pa.uint8())),
                  ('binary', pa.binary())])[kind]
     column = pa.array([v if v is None or kind == 'binary' else list(v) for v in values], make)
     pq.write_table(pa.table(dict(text=column)), tmp_path/'a.parquet')
     assert list(load_corpus(tmp_path/'a.parquet', 'all').documents()) == [v for v in values if v]
-    assert [bytes(d) for d in Corpus(column_pieces(_table(column[2:5]), 'text',
-                                                        'it')).documents()] == [b'ab', 'é'.encode()]
+    part = Corpus(column_pieces(_table(column[2:5]), 'text', 'it'))
+    assert list(part.documents()) == [b'ab', 'é'.encode()]
 
 def _table(column):
-    import datasets, pyarrow as pa
+    import datasets
+    import pyarrow as pa
     return datasets.Dataset(pa.table(dict(text=column)))
 
 @pytest.mark.parametrize('kind', ['int64 list', 'int64', 'double', 'bool', 'struct', 'date'])
 def test_what_is_no_text_is_refused(kind, tmp_path):
-    import datetime, pyarrow as pa, pyarrow.parquet as pq
+    import datetime
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     value = {'int64 list': [1, 2], 'int64': 7, 'double': 1.5, 'bool': True, 'struct': dict(a=1),
              'date': datetime.date(2020, 1, 1)}[kind]
     pq.write_table(pa.table(dict(text=pa.array([value, value]))), tmp_path/'a.parquet')
@@ -336,9 +351,9 @@ def test_what_a_folder_leaves_out(tmp_path):
                              'node_modules/p/index.js': 'x', '__pycache__/a.txt': 'x',
                              'env/pyvenv.cfg': '', 'env/lib/x.py': 'x', 'venv/x.py': 'x', 'build/x.txt': 'x',
                              'dist/x.txt': 'x', 'p.egg-info/x.txt': 'x', 'cache/CACHEDIR.TAG': 'x',
-                             'runs/one/train.json': RUN, 'runs/one/config.json': '{}', 'runs/one/metrics.jsonl': 'x'
-                             *5000, 'runs/two/checkpoints/00000010/step.json': '{}', 'runs/two/README.md': 'x',
-                             'x.png': b'\x89PNG\0', 'y.zip': b'PK', 'empty.txt': ''})
+                             'runs/one/train.json': RUN, 'runs/one/config.json': '{}',
+                             'runs/one/metrics.jsonl': 'x'*5000, 'runs/two/checkpoints/00000010/step.json': '{}',
+                             'runs/two/README.md': 'x', 'x.png': b'\x89PNG\0', 'y.zip': b'PK', 'empty.txt': ''})
     (d/'link').symlink_to(tmp_path)
     (d/'a link.txt').symlink_to(d/'sub'/'b.txt')
     (d/'gone.txt').symlink_to(d/'nowhere')
@@ -373,7 +388,7 @@ def test_a_run_inside_its_corpus_goes_on(tmp_path):
     assert load_corpus(d).fingerprint == before.fingerprint
 
 def test_rows_called_train_are_no_run(tmp_path):
-    row = lambda t: json.dumps([dict(text=t)])
+    def row(t): return json.dumps([dict(text=t)])
     d = files(tmp_path/'d', {'sub/train.json': row('a'), 'sub/test.json': row('b')})
     assert texts(d, 'train') == ['a'] and texts(d, 'validation') == ['b']
 
@@ -414,19 +429,18 @@ def test_wide_characters_with_a_byte_order_mark(codec, tmp_path):
     left, turned = load_corpus(d).notes
     assert 'not text (2: c.bin, d.bin)' in left and 'UTF-16 or UTF-32 (1: a.txt)' in turned
     assert texts(d/'a.txt') == [text] and 'turned into UTF-8' in load_corpus(d/'a.txt').notes[0]
-    assert list(
-        load_corpus(d/'c.bin', 'all').documents()) == [b'\xff\xfe\x00\xd8'] and load_corpus(d/'a.txt', rule=1, split='all').text_bytes == len(raw)
+    assert list(load_corpus(d/'c.bin', 'all').documents()) == [b'\xff\xfe\x00\xd8']
+    assert load_corpus(d/'a.txt', rule=1, split='all').text_bytes == len(raw)
 
 def test_what_may_not_be_read_is_left_out(tmp_path, monkeypatch):
     d = files(tmp_path/'d', {'a.txt': 'x'*100, 'secret.txt': 'y', 'secret.csv': 'text\ny\n', 'closed/b.txt': 'z'})
-    plain_open, plain_walk = open, os.walk
+    plain_open, plain_scandir = open, os.scandir
     def no(path, *a, **kw):
         if 'secret' in str(path): raise PermissionError(13, 'Permission denied', str(path))
         return plain_open(path, *a, **kw)
     def scandir(path):
         if 'closed' in str(path): raise PermissionError(13, 'Permission denied', str(path))
         return plain_scandir(path)
-    plain_scandir = os.scandir
     monkeypatch.setattr('builtins.open', no)
     monkeypatch.setattr(os, 'scandir', scandir)
     c = load_corpus(d, 'all')
@@ -439,7 +453,7 @@ def test_a_file_cut_short_while_it_is_read(left, tmp_path):
     "In a process of its own: a mapped file would end it with a bus error."
     code = '''
 import sys
-from pico.data import batch
+from pico.batches import batch
 from pico.sources import load_corpus
 from pico.core import InputError
 c = load_corpus(sys.argv[1])
@@ -489,8 +503,8 @@ def test_a_corpus_can_be_sent_to_another_process(tmp_path):
               load_corpus('stories', limit=5000)):
         c.read(0, 5)
         again = pickle.loads(pickle.dumps(c))
-        assert again.fingerprint == c.fingerprint and again.notes == c.notes and torch.equal(
-            batch(again, 3, 2, 50, 3)[0], batch(c, 3, 2, 50, 3)[0])
+        assert again.fingerprint == c.fingerprint and again.notes == c.notes
+        assert torch.equal(batch(again, 3, 2, 50, 3)[0], batch(c, 3, 2, 50, 3)[0])
     c, spawn = load_corpus(f/'a.txt'), multiprocessing.get_context('spawn')
     out = spawn.Queue()
     worker = spawn.Process(target=_rows, args=(c, out))
@@ -509,7 +523,8 @@ def test_how_a_path_is_spelled_does_not_matter(tmp_path, monkeypatch):
     found.append(load_corpus('here/corpus.txt').identity)
     assert all(i == found[0] for i in found) and found[0]['source'] == str(tmp_path/'here'/'corpus.txt')
     assert found[0].keys() == dict(source=0, rule=0, bytes=0, documents=0, fingerprint=0).keys()
-    assert load_corpus('stories', limit=3000).identity['source'] == 'stories' and Corpus.from_bytes(b'abc', name='mine').identity['source'] == 'mine'
+    assert load_corpus('stories', limit=3000).identity['source'] == 'stories'
+    assert Corpus.from_bytes(b'abc', name='mine').identity['source'] == 'mine'
 
 @pytest.mark.parametrize('home', ['', 'nowhere'])
 def test_without_a_home_directory(home, tmp_path):
@@ -525,8 +540,8 @@ for source in ('~/x', '~nosuchuser/x', '~nosuchuser/x.csv', '~'):
     try: load_corpus(source)
     except InputError as e: print(e)
 '''
-    env = {k: v for k, v in os.environ.items()
-           if k not in ('HOME', 'PICO_CACHE', 'XDG_CACHE_HOME')} | ({'HOME': '/dev/null/none'} if home else {})
+    env = {k: v for k, v in os.environ.items() if k not in ('HOME', 'PICO_CACHE', 'XDG_CACHE_HOME')}
+    if home: env['HOME'] = '/dev/null/none'
     env['PYTHONPATH'] = os.pathsep.join([os.getcwd(), env.get('PYTHONPATH', '')])
     (tmp_path/'w').mkdir()
     r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env, cwd=tmp_path/'w')
@@ -548,25 +563,25 @@ def rows_of(stream):
     kinds, values = np.frombuffer(bytes(lane.kinds), np.uint8), bytes(lane.values)
     ends = np.flatnonzero(kinds == data.CLOSE)
     # the last is the first once more
-    return [values[a+1:b].decode() for a, b in zip([0, *(ends + 1)], ends)][:-1]
+    return [values[a+1:b].decode() for a, b in zip([0, *(ends + 1)], ends, strict=False)][:-1]
 
 def stream_fails(source, *parts, **kw):
-    from pico.streaming import Stream
     with pytest.raises(InputError) as e: rows_of(Stream(str(source), **kw))
     assert '\n' not in str(e.value) and all(p in str(e.value) for p in parts), str(e.value)
 
 @pytest.mark.parametrize('value', [7, True, 10**12, 1.5, [65, 66], {'a': 1}])
 @pytest.mark.parametrize('ending', ['jsonl', 'json', 'parquet'])
 def test_streamed_columns_that_are_no_text(value, ending, tmp_path):
-    import pyarrow as pa, pyarrow.parquet as pq
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     f = tmp_path/f'a.{ending}'
     if ending == 'parquet': pq.write_table(pa.table(dict(text=[value]*3)), f)
     else: f.write_text(json.dumps([dict(text=value)]*3) if ending == 'json' else lines(*[dict(text=value)]*3))
     stream_fails(f, "column 'text' of", 'not text: choose a column of text with column=')
 
 def test_streamed_bytes_where_the_type_says_so(tmp_path):
-    import pyarrow as pa, pyarrow.parquet as pq
-    from pico.streaming import Stream
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     pq.write_table(pa.table(dict(text=pa.array([[97, 98], None, [99]], pa.list_(pa.uint8())),
                                  b=pa.array([b'ab', None, b'c']))), tmp_path/'a.parquet')
     for column in ('text', 'b'): assert rows_of(Stream(str(tmp_path/'a.parquet'), column)) == ['ab', 'c']
@@ -574,22 +589,17 @@ def test_streamed_bytes_where_the_type_says_so(tmp_path):
 
 @pytest.mark.parametrize('ending', ['csv', 'tsv', 'TSV'])
 def test_streamed_csv_is_text_as_it_stands(ending, tmp_path):
-    from pico.streaming import Stream
     values = ['NA', 'null', '007', 'true', '2020-01-01', '', 'a, b']
     sep = ',' if ending == 'csv' else '\t'
-    (tmp_path/f'a.{ending}').write_text(f'text{sep}id\n' + ''.join((f'"{v}"' if sep in v else v) + f'{sep}{i}\n' for i,
-                                                                   v in enumerate(values)))
+    quoted = [f'"{v}"' if sep in v else v for v in values]
+    (tmp_path/f'a.{ending}').write_text(f'text{sep}id\n' + ''.join(f'{v}{sep}{i}\n' for i, v in enumerate(quoted)))
     assert rows_of(Stream(str(tmp_path/f'a.{ending}'))) == [v for v in values if v]
 
 def test_streamed_lines_pass_over_odd_rows(tmp_path):
-    from pico.streaming import Stream
     good = [f'row {i}' for i in range(300)]
-    d = files(tmp_path/'d', {'a.jsonl': lines(*[dict(text=t) for t in good], '{"text": "\\ud83d"}',
-                                              dict(text='2020-01-01')),
-                                              'package.json': json.dumps(dict(a='x'*90_000), indent=1),
-                                              'README.md': 'about'})
-    s = Stream(str(d))
-    from pico.streaming import held_out
+    rows = lines(*[dict(text=t) for t in good], '{"text": "\\ud83d"}', dict(text='2020-01-01'))
+    settings = json.dumps(dict(a='x'*90_000), indent=1)
+    s = Stream(str(d := files(tmp_path/'d', {'a.jsonl': rows, 'package.json': settings, 'README.md': 'about'})))
     assert rows_of(s) == [t for t in good + ['2020-01-01'] if not held_out(t.encode())]
     assert 'rows unlike those used (1: package.json)' in s.notes[0] and s.identity['source'] == str(d)
     assert s.notes[1] == 'left out of a.jsonl: rows that cannot be read (1: line 301 holds half of a surrogate pair)'
@@ -600,8 +610,43 @@ def test_streamed_lines_pass_over_odd_rows(tmp_path):
 
 def test_a_stream_of_rule_1_goes_on(tmp_path):
     "Its state is that of the reader it began with."
-    from pico.streaming import Stream
     f = files(tmp_path, {'a.jsonl': lines(*[dict(text=words(20, i)) for i in range(50)])})/'a.jsonl'
     old, new = Stream(str(f), rule=1), Stream(str(f))
     assert old.fingerprint == new.fingerprint and old.identity['rule'] == 1
     assert rows_of(old) == rows_of(new)
+
+# One interface for both, and a kind of source of one's own
+
+def test_a_corpus_and_a_stream_answer_the_same_questions(tmp_path):
+    rows = lines(*[dict(text=words(30, i)) for i in range(400)])
+    name = str(files(tmp_path, {'a.jsonl': rows})/'a.jsonl')
+    for streaming in (False, True):
+        source = as_source(name, streaming=streaming)
+        assert as_source(source) is source and source.streaming == streaming and source.prepare(4, 32, 2) is source
+        source.ready(micro=3, step=1)
+        shapes = [(x.shape, y.shape) for x, y in source.batches()]
+        assert shapes == [((4, 32), (4, 32, 2))]*3
+        held = source.validation(500)
+        assert held.text_bytes >= 500 and source.sample(40, held).shape == (40,) and source.sample(40).shape == (40,)
+        assert all(isinstance(line, str) for line in source.summary(held) + source.summary())
+        again = as_source(name, streaming=streaming).prepare(4, 32, 2)
+        again.load_state(source.state())
+        for s in (source, again): s.ready(1, 2)
+        assert torch.equal(source.batches()[0][0], again.batches()[0][0])
+        assert {'source', 'rule', 'fingerprint'} <= source.identity.keys() and source.floor is None
+
+def test_only_a_corpus_knows_how_long_it_is(tmp_path):
+    d = files(tmp_path, {'a.jsonl': lines(*[dict(text=words(30, i)) for i in range(40)])})
+    assert as_source(d/'a.jsonl').prepare(4, 32, 2).steps(1, 4) > 1
+    stream = as_source(d/'a.jsonl', streaming=True).prepare(4, 32, 2)
+    for asks in (lambda: stream.steps(1, 4), lambda: as_source(stream, limit=100)):
+        with pytest.raises(InputError, match='is streamed, so nobody knows how long it is'): asks()
+
+def test_a_new_kind_of_source_is_a_small_class(monkeypatch):
+    class Letters(sources.Source):
+        def fits(self): return self.name.startswith('letters:')
+        def open(self): return {'train': Corpus.from_bytes([c * 100 for c in self.name.split(':')[1]]).pieces}
+    monkeypatch.setattr(sources, 'SOURCES', [Letters, *sources.SOURCES])
+    assert texts('letters:ab') == ['a'*100, 'b'*100] and .09 <= share('letters:ab') <= .11
+    assert load_corpus('letters:ab', limit=50).text_bytes == 50
+    fails('letters:ab', "no split 'test'", split='test')
