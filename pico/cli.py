@@ -21,7 +21,9 @@ from .model import PRESETS, Pico, PicoConfig
 from .evaluate import bits_per_byte, recall, router_report
 from .parallel import join, leave
 from .streaming import Stream
-from .train import TRAINING, TrainConfig, default_preset, plot_run, read_metrics, train, what_was_asked
+from .train import train
+from .record import plot_run, read_metrics
+from .run import TRAINING, TrainConfig, default_preset, what_was_asked
 from .generate import generate, stream
 from .arguments import Parser, add_fields, command, given
 

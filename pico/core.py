@@ -52,12 +52,13 @@ def check_field(
         raise InputError(f"{field.name}={value!r} should be {kind}, not {type(value).__name__}")
     choices, least, most, below = (rule.get(k) for k in ('choices', 'least', 'most', 'below'))
     if choices is not None and value not in choices:
-        raise InputError(f"{field.name}={value!r} is unknown: use one of {', '.join(map(str, choices))}")
+        known = ', '.join(str(c) or repr(c) for c in choices)
+        raise InputError(f"{field.name}={value!r} is unknown: use one of {known}")
     if least is not None and value < least or most is not None and value > most or below is not None and value >= below:
         asked = [f'at least {least}' if least is not None else '', f'at most {most}' if most is not None else '',
                  f'less than {below}' if below is not None else '']
         raise InputError(f"{field.name}={value} is out of range: give {' and '.join(filter(None, asked))}{rule['why']}")
-    if isinstance(value, int) and abs(value) >= 2**53:
+    if kind in ('int', 'float') and abs(value) >= 2**53:          # infinity, and whole numbers that no float can hold
         raise InputError(f"{field.name}={value} is out of range: give less than {2**53}")
 
 # %% ../nbs/00a_core.ipynb #c1f22454
@@ -164,12 +165,21 @@ def pick_device(
 # %% ../nbs/00a_core.ipynb #42617490
 MOVED = {
     'cli': dict.fromkeys(['Parser', 'command', 'add_fields', 'given'], 'arguments'),
+    'checkpoint': {'newest': 'checkpoint.latest', 'only_writer': 'checkpoint.run_lock',
+                   'write_whole': 'checkpoint.atomic_write'},
+    'model': {'pick_device': 'core'},
+    'parallel': {'agree': 'parallel.all_reduce_max', 'alone': 'parallel.on_rank0', 'shared': 'parallel.broadcast',
+                 'waiting': 'parallel.no_sync'},
+    'train': dict.fromkeys(['MAY_CHANGE', 'OPTIMIZERS', 'SCHEDULES', 'TRAINING', 'TRAIN_CHOICES', 'publish',
+                            'same_text'], 'run')
+             | dict.fromkeys(['cut_metrics', 'metrics_line', 'metrics_lines', 'open_tracker', 'plot_run',
+                              'read_metrics', 'running_mean', 'span'], 'record')
+             | {'SIGNALS': 'parallel', 'budget': 'record.fraction_done', 'rate': 'train.lr_factor'},
     'data': dict.fromkeys(['InputError', 'to_bytes', 'to_text', 'TextDecoder', 'BYTE_CLASSES', 'byte_class'], 'core')
             | dict.fromkeys(['batch', 'chunk_starts', 'chunks_per_epoch', 'shuffled'], 'batches')
             | dict.fromkeys(['file_pieces', 'left_out', 'local_path', 'row_kind', 'walk'], 'files')
             | dict.fromkeys(['column_pieces', 'json_rows', 'json_texts', 'load_rows', 'quietly', 'read_rows'], 'rows')
             | dict.fromkeys(['hub_data', 'load_corpus', 'python_files', 'story_piece'], 'sources'),
-    'model': {'pick_device': 'core'},
 }
 
 def moved(
@@ -179,4 +189,5 @@ def moved(
     "What stood in `module` under this name before; AttributeError if nothing did."
     package, _, short = module.rpartition('.')
     if name not in MOVED.get(short, {}): raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f'{package}.{MOVED[short][name]}'), name)
+    place, _, now = MOVED[short][name].partition('.')
+    return getattr(importlib.import_module(f'{package}.{place}'), now or name)

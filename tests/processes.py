@@ -1,5 +1,13 @@
-"Child processes for tests: forked, so that nothing has to be imported again, one thread each, so that sums have one order."
-import ctypes, os, signal, sys, time
+"""Child processes for tests.
+
+Forked, so that nothing has to be imported again; one thread each, so that sums have one order."""
+import ctypes
+import os
+import signal
+import sys
+import time
+import traceback
+import uuid
 from pathlib import Path
 import torch
 from pico.core import InputError
@@ -39,7 +47,6 @@ def start(f, said=None):
         status = 2
         if said: Path(said).write_text(str(e))
     except BaseException:
-        import traceback
         traceback.print_exc()
     finally: os._exit(status)
 
@@ -79,7 +86,7 @@ def after(seconds):
 
 def group(n, f, folder, said=None):
     "Start n children that are joined as processes of one group (gloo); f(rank) runs in each. Returns their ids."
-    import torch.distributed as dist, uuid
+    import torch.distributed as dist
     meet = Path(folder)/f'meet-{uuid.uuid4().hex}'
     def child(rank):
         def go():

@@ -1,15 +1,26 @@
-"Checkpoints and everything else that is read back: damaged, half deleted, on a full disk. Always one sentence, never a traceback, and the run goes on."
-import errno, json, os, resource, shutil, signal, tempfile, time
+"""Checkpoints and everything else that is read back: damaged, half deleted, on a full disk.
+
+Always one sentence, never a traceback, and the run goes on."""
+import errno
+import json
+import os
+import resource
+import shutil
+import signal
+import tempfile
+import time
 from pathlib import Path
-import pytest, torch
+import pytest
+import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
-import pico.train, processes
-from pico.checkpoint import all_steps, flush, load, newest, only_writer, read_json
-from pico.checkpoint import save, verify, write_json, write_whole
+import pico.train
+import processes
+from pico.checkpoint import all_steps, flush, load, latest, run_lock, read_json
+from pico.checkpoint import save, verify, write_json, atomic_write
 from pico.cli import pico_train
 from pico.core import InputError
 from pico.model import Pico, read_config
-from pico.train import cut_metrics, read_metrics
+from pico.record import cut_metrics, read_metrics
 from test_train import everything, go
 
 TINY = ['--preset', 'nano', '--dim', '24', '--latent_num_blocks', '1', '--batch_size', '2', '--context_len', '64',
@@ -49,7 +60,7 @@ def empty(f): f.write_bytes(b'')
 def test_a_damaged_checkpoint_is_named_and_passed_over(hurt, name, harm):
     harm(hurt/'checkpoints/00000006'/name)
     said = []
-    assert newest(hurt/'checkpoints', said.append).name == '00000004'
+    assert latest(hurt/'checkpoints', said.append).name == '00000004'
     assert len(said) == 1 and 'checkpoint 6 is damaged' in said[0] and name in said[0] and '\n' not in said[0]
 
 def test_a_run_with_damaged_checkpoints_arrives_at_the_same_place(whole, hurt):
@@ -74,17 +85,17 @@ values = st.recursive(st.none() | st.booleans() | st.integers(-10**25, 10**25) |
 
 @st.composite
 def damage(draw, data):
-    "Another content than `data`: bytes changed, lost or added, a number made huge, nested without end, or something else altogether."
-    kind, at = draw(st.sampled_from(['flip', 'cut', 'insert', 'digit', 'value', 'bytes', 'deep',
-                                     'field'])), draw(st.integers(0, max(0, len(data) - 1)))
+    "Other content: bytes changed, lost or added, a number made huge, nested without end, or something else altogether."
+    kind = draw(st.sampled_from(['flip', 'cut', 'insert', 'digit', 'value', 'bytes', 'deep', 'field']))
+    at = draw(st.integers(0, max(0, len(data) - 1)))
     if kind == 'flip': return data[:at] + bytes([data[at] ^ draw(st.integers(1, 255))]) + data[at+1:]
     if kind == 'cut': return data[:at]
     if kind == 'insert': return data[:at] + draw(st.binary(min_size=1, max_size=20)) + data[at:]
     if kind == 'digit':
         digits = [i for i,b in enumerate(data[:4000]) if chr(b).isdigit()]
         i = draw(st.sampled_from(digits)) if digits else 0
-        return data[:i] + draw(st.sampled_from([b'9' * 7, b'9' * 30, b'9' * 5000, b'-1', b'1e400', b'NaN',
-                                                b'null'])) + data[i+1:]
+        number = draw(st.sampled_from([b'9' * 7, b'9' * 30, b'9' * 5000, b'-1', b'1e400', b'NaN', b'null']))
+        return data[:i] + number + data[i+1:]
     if kind == 'value': return json.dumps(draw(values)).encode()
     if kind == 'deep': return draw(st.sampled_from([b'[', b'{"a":'])) * draw(st.sampled_from([100, 100_000]))
     if kind == 'field':
@@ -105,9 +116,9 @@ def read(f):
 READERS = {
     'config.json': lambda d: Pico.from_pretrained(d).config,
     'model.safetensors': lambda d: [t.tolist() for t in Pico.from_pretrained(d).state_dict().values()] and None,
-    'train.json': lambda d: (pico.train.read_json(d/'train.json', sealed=True)),
+    'train.json': lambda d: read_json(d/'train.json', sealed=True),
     'metrics.jsonl': lambda d: (read_metrics(d), cut_metrics(d, 3)) and None,
-    'checkpoints/00000006/manifest.json': lambda d: newest(d/'checkpoints', lambda line: None).name,
+    'checkpoints/00000006/manifest.json': lambda d: latest(d/'checkpoints', lambda line: None).name,
     'checkpoints/00000006/state.json': lambda d: load(d/'checkpoints/00000006') and None,
     'checkpoints/00000006/state.safetensors': lambda d: load(d/'checkpoints/00000006') and None,
     'checkpoints/00000006/model.safetensors': lambda d: load(d/'checkpoints/00000006') and None,
@@ -116,7 +127,7 @@ READERS = {
 def fuzz(whole, name, examples):
     good, original = READERS[name], (whole/name).read_bytes()
     folder = whole.parent/'fuzz'
-    most = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    def most(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     @settings(max_examples=examples, deadline=5000, derandomize=True, database=None,
               suppress_health_check=list(HealthCheck))
     @given(damage(original))
@@ -159,8 +170,9 @@ def test_the_command_meets_damage(whole, name):
         before = (folder/'train.json').read_bytes()
         if read(lambda: pico_train([str(folder)])) == 'refused': assert (folder/'train.json').read_bytes() == before
         else:
-            assert (folder/'model.safetensors').read_bytes() == weights and all(
-                verify(folder/f'checkpoints/{s:08d}') is None for s in all_steps(folder/'checkpoints'))
+            assert (folder/'model.safetensors').read_bytes() == weights
+            checkpoints = folder/'checkpoints'
+            assert all(verify(checkpoints/f'{s:08d}') is None for s in all_steps(checkpoints))
     check()
 
 def test_a_header_that_promises_the_moon(hurt):
@@ -199,11 +211,11 @@ def test_a_full_disk_stops_the_run_and_leaves_the_old_checkpoint(tmp_path):
     assert processes.run(full, tmp_path/'said') == 2
     said = (tmp_path/'said').read_text()
     assert 'could not be written' in said and 'free some space' in said and '\n' not in said
-    assert all_steps(tmp_path/'a/checkpoints')[-1] == 4 and newest(tmp_path/'a/checkpoints').name == '00000004'
+    assert all_steps(tmp_path/'a/checkpoints')[-1] == 4 and latest(tmp_path/'a/checkpoints').name == '00000004'
     assert not list((tmp_path/'a').rglob('*.tmp'))
     Pico.from_pretrained(tmp_path/'a')
     assert processes.run(lambda: go(tmp_path/'a', max_steps=10, **how)) == 0
-    assert read_metrics(tmp_path/'a')[-1]['step'] == 10 and newest(tmp_path/'a/checkpoints').name == '00000010'
+    assert read_metrics(tmp_path/'a')[-1]['step'] == 10 and latest(tmp_path/'a/checkpoints').name == '00000010'
 
 def test_metrics_on_a_full_disk(tmp_path):
     def full():
@@ -213,10 +225,10 @@ def test_metrics_on_a_full_disk(tmp_path):
             return real(*a)
         pico.train.added = added
         go(tmp_path/'a', max_steps=20, validation=None, checkpoint_interval=100)
-    assert processes.run(full, tmp_path/'said') == 2 and 'metrics.jsonl could not be written' in (tmp_path
-                                                                                                  /'said').read_text()
-    assert processes.run(lambda: go(tmp_path/'a', max_steps=20,
-                                    validation=None)) == 0 and len(read_metrics(tmp_path/'a')) == 20
+    assert processes.run(full, tmp_path/'said') == 2
+    assert 'metrics.jsonl could not be written' in (tmp_path/'said').read_text()
+    assert processes.run(lambda: go(tmp_path/'a', max_steps=20, validation=None)) == 0
+    assert len(read_metrics(tmp_path/'a')) == 20
 
 # what a file system cannot do, and what it will not let us do
 
@@ -232,17 +244,17 @@ def test_a_file_system_without_locks_is_warned_of_and_written_to(tmp_path, monke
     fcntl = pytest.importorskip('fcntl')
     monkeypatch.setattr(fcntl, 'flock', answers(code))
     said = []
-    with only_writer(tmp_path/'run', said.append):
-        with only_writer(tmp_path/'run', said.append): pass       # nobody is kept out
+    with run_lock(tmp_path/'run', said.append):
+        with run_lock(tmp_path/'run', said.append): pass       # nobody is kept out
     assert len(said) == 2 and 'cannot be locked' in said[0] and os.strerror(code) in said[0] and '\n' not in said[0]
-    with only_writer(tmp_path/'run'): pass
+    with run_lock(tmp_path/'run'): pass
     assert 'cannot be locked' in capsys.readouterr().err
 
 @pytest.mark.parametrize('code', [errno.EWOULDBLOCK, errno.EACCES])
 def test_a_lock_that_is_held_is_not_one_that_cannot_be_had(tmp_path, monkeypatch, code):
     fcntl = pytest.importorskip('fcntl')
     monkeypatch.setattr(fcntl, 'flock', answers(code))
-    with pytest.raises(InputError, match='another process'), only_writer(tmp_path, pytest.fail): pytest.fail('let in')
+    with pytest.raises(InputError, match='another process'), run_lock(tmp_path, pytest.fail): pytest.fail('let in')
 
 def test_a_run_on_a_file_system_without_locks_trains(tmp_path, monkeypatch):
     fcntl = pytest.importorskip('fcntl')
@@ -252,23 +264,23 @@ def test_a_run_on_a_file_system_without_locks_trains(tmp_path, monkeypatch):
 
 def test_the_lock_ends_with_the_process_however_it_ends(tmp_path):
     def hold():
-        with only_writer(tmp_path):
+        with run_lock(tmp_path):
             (tmp_path/'held').touch()
             time.sleep(60)
     child = processes.start(hold)
     processes.until((tmp_path/'held').exists)
-    with pytest.raises(InputError, match='another process'), only_writer(tmp_path): pass
+    with pytest.raises(InputError, match='another process'), run_lock(tmp_path): pass
     os.kill(child, signal.SIGKILL)
     processes.reap(child)
-    with only_writer(tmp_path): pass
-    with only_writer(tmp_path): pass                              # and with the context
+    with run_lock(tmp_path): pass
+    with run_lock(tmp_path): pass                              # and with the context
 
 @pytest.mark.parametrize('code', [errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF])
 def test_what_cannot_be_flushed_is_written_all_the_same(tmp_path, monkeypatch, code):
     monkeypatch.setattr(os, 'fsync', answers(code))
     save(tmp_path/'checkpoints', 7, {'w': torch.ones(3)}, {'step': 7})
-    write_whole(tmp_path/'file', lambda p: p.write_text('text'))
-    assert newest(tmp_path/'checkpoints', pytest.fail).name == '00000007' and (tmp_path/'file').read_text() == 'text'
+    atomic_write(tmp_path/'file', lambda p: p.write_text('text'))
+    assert latest(tmp_path/'checkpoints', pytest.fail).name == '00000007' and (tmp_path/'file').read_text() == 'text'
 
 def test_a_system_like_windows(tmp_path, monkeypatch):
     "A folder cannot be opened, and only what is open for writing can be flushed."
@@ -299,7 +311,7 @@ def test_a_system_like_windows(tmp_path, monkeypatch):
 def test_a_broken_disk_is_no_system_that_cannot_flush(tmp_path, monkeypatch, code):
     monkeypatch.setattr(os, 'fsync', answers(code))
     with pytest.raises(InputError, match='could not be written'):
-        write_whole(tmp_path/'file', lambda p: p.write_text('text'))
+        atomic_write(tmp_path/'file', lambda p: p.write_text('text'))
     with pytest.raises(InputError, match='earlier checkpoints are intact'):
         save(tmp_path, 7, {'w': torch.ones(3)}, {})
     assert not all_steps(tmp_path) and not list(tmp_path.glob('.*tmp'))
@@ -316,7 +328,7 @@ def no_place(tmp_path):
     return places.items()
 
 def test_places_where_no_run_can_be_are_one_sentence_each(tmp_path):
-    tries = [lambda p: only_writer(p).__enter__(), lambda p: write_json(p/'config.json', {}),
+    tries = [lambda p: run_lock(p).__enter__(), lambda p: write_json(p/'config.json', {}),
              lambda p: save(p/'checkpoints', 1, {'w': torch.ones(3)}, {})]
     for place, says in no_place(tmp_path):
         for f in tries:
@@ -350,11 +362,11 @@ def public():
 def test_what_may_not_be_read_is_not_called_damaged(public, name):
     "Nor is it passed over: an older checkpoint would undo steps that are safe."
     os.chmod(public/'checkpoints/00000002'/name, 0)
-    try: assert processes.run(nobody(lambda: newest(public/'checkpoints', pytest.fail)), public.parent/'said') == 2
+    try: assert processes.run(nobody(lambda: latest(public/'checkpoints', pytest.fail)), public.parent/'said') == 2
     finally: os.chmod(public/'checkpoints/00000002'/name, 0o755)
     said = (public.parent/'said').read_text()
     assert 'may not be read' in said and 'damaged' not in said and '\n' not in said
-    assert name.strip('.') in said and newest(public/'checkpoints').name == '00000002'
+    assert name.strip('.') in said and latest(public/'checkpoints').name == '00000002'
 
 @pytest.mark.parametrize('name', ['state.json', 'state.safetensors', 'model.safetensors'])
 def test_loading_what_may_not_be_read(public, name):
@@ -370,7 +382,7 @@ def test_a_description_that_may_not_be_read(public):
     assert 'may not be read' in said and 'restore' not in said
 
 def test_a_place_that_may_not_be_written(public):
-    for f in (lambda: only_writer(public/'below').__enter__(), lambda: write_json(public/'config.json', {}),
+    for f in (lambda: run_lock(public/'below').__enter__(), lambda: write_json(public/'config.json', {}),
               lambda: save(public/'checkpoints', 3, {'w': torch.ones(3)}, {})):
         assert processes.run(nobody(f), public.parent/'said') == 2
         said = (public.parent/'said').read_text()

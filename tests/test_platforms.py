@@ -36,7 +36,7 @@ from pathlib import Path
 import pico
 for m in pkgutil.iter_modules(pico.__path__): importlib.import_module(f'pico.{m.name}')
 print('imported')
-from pico.checkpoint import all_steps, newest
+from pico.checkpoint import all_steps, latest
 from pico.evaluate import bits_per_byte, router_report
 from pico.generate import generate
 from pico.model import Pico, PicoConfig
@@ -52,7 +52,7 @@ def go(steps):
 go(3)
 assert [m['step'] for m in read_metrics(folder/'run')] == [1, 2, 3]
 print('trained')
-assert newest(folder/'run/checkpoints').name == '00000003'
+assert latest(folder/'run/checkpoints').name == '00000003'
 print('saved')
 go(5)
 assert all_steps(folder/'run/checkpoints')[-1] == 5
