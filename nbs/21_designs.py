@@ -21,7 +21,9 @@ from pico.data import Corpus, batch, load_corpus
 from pico.evaluate import windowed
 from pico.heads import head_weights
 from pico.model import Pico, PicoConfig
-from pico.router import MixtureOfDepths, Route, Router, RunningQuantile, Space, Threshold, TopK, Tuned, below_ceiling, best_of, by_space, carried, pack, router, spacelike, unpack
+from pico.router import (Route, Router, RunningQuantile, Space, Threshold, TopK, Tuned, below_ceiling, best_of,
+                         by_space, router, spacelike)
+from pico.depth import MixtureOfDepths, carried, pack, unpack
 from pico.stories import story
 from pico.train import TrainConfig, backward, flops_per_byte, make_optimizer, rate
 

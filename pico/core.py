@@ -143,6 +143,7 @@ def byte_class(
 # %% ../nbs/00a_core.ipynb #42617490
 MOVED = {
     'data': dict.fromkeys(['InputError', 'to_bytes', 'to_text', 'TextDecoder', 'BYTE_CLASSES', 'byte_class'], 'core'),
+    'router': dict.fromkeys(['pack', 'unpack', 'carried', 'keep_last', 'DepthCache', 'MixtureOfDepths'], 'depth'),
 }
 
 def moved(

@@ -20,7 +20,8 @@ from fastcore.basics import patch
 from .data import MARKS
 from .core import InputError
 from .block import RMSNorm, Stack
-from .router import MixtureOfDepths, ROUTERS
+from .router import ROUTERS
+from .depth import MixtureOfDepths
 from .heads import HEADS
 
 # %% ../nbs/07_model.ipynb #aff78ea5
