@@ -21,7 +21,7 @@ from pico.data import Corpus, batch, load_corpus
 from pico.evaluate import windowed
 from pico.heads import head_weights
 from pico.model import Pico, PicoConfig
-from pico.router import (Route, Router, RunningQuantile, Space, Threshold, TopK, Tuned, below_ceiling, best_of,
+from pico.router import (Route, Router, RunningQuantile, SpaceRouter, ThresholdRouter, TopKRouter, TunedRouter, below_ceiling, best_of,
                          by_space, router, spacelike)
 from pico.depth import MixtureOfDepths, carried, pack, unpack
 from pico.stories import story
@@ -35,7 +35,7 @@ BUDGET, ROWS, LENGTH, RATE, WARMUP = 1.4e12, 4, 512, 8e-3, 40
 def before_one(x): return F.pad(x, (0, 0, 1, 0))[:, :-1]          # the state of the byte before
 
 @router('normalised')
-class Normalised(TopK):
+class Normalised(TopKRouter):
     "Top-k whose score reads the normalised state."
     noise, explore, taken = 0., 0., 0
     def score(self, x): return F.linear(F.rms_norm(x, x.shape[-1:]), self.weight)[...,0].float()
@@ -92,7 +92,7 @@ class Neighbours(Router):
     def step(self): self.quantile.step()
 
 @router('edge')
-class Edge(Threshold):
+class Edge(ThresholdRouter):
     "Deep at the first byte of every stretch whose score is high: SpaceByte's rule with a learned idea of 'space'."
     def forward(self, x, values, before, position, train=False):
         logits = F.linear(x, self.weight / self.weight.shape[1]**.5)[...,0].float()
@@ -231,21 +231,21 @@ class Capped(Prior):
     def step(self): self.taken += 1
 
 @router('tuned unit')
-class TunedUnit(Tuned):
+class TunedUnit(TunedRouter):
     "The package's router that begins at the rule, but a chosen byte weighs exactly 1, and only the gradient knows the score."
     def forward(self, x, values, before, position, train=False):
         route = super().forward(x, values, before, position, train)
         route.weight = 1 + route.weight - route.weight.detach()
         return route
 
-class Changed(Tuned):
+class Changed(TunedRouter):
     "The package's router that begins at the rule, with parts that can be changed one by one."
     # no gradient through the score into the model; weights begin at 1; no auxiliary loss; what depth costs
     apart, twice, quiet, price = False, False, False, None
     def forward(self, x, values, before, position, train=False):
         if self.apart: x = x.detach()
         route = super().forward(x, values, before, position, train)
-        if self.twice: route.weight = 2 * torch.sigmoid(TopK.score(self, F.rms_norm(x, x.shape[-1:]), values, before))
+        if self.twice: route.weight = 2 * torch.sigmoid(TopKRouter.score(self, F.rms_norm(x, x.shape[-1:]), values, before))
         return route
     def auxiliary(self, route):
         if self.quiet: return None
@@ -256,7 +256,7 @@ def changed(name, **parts):
     return name
 
 @router('gap')
-class Gap(Space):
+class Gap(SpaceRouter):
     "SpaceByte's rule, but no byte goes deep within two bytes of another."
     def forward(self, x, values, before, position, train=False):
         rule = by_space(values, before).numpy()
@@ -301,7 +301,7 @@ class Counted(Router):
     def forward(self, x, values, before, position, train=False): return Route(self.score(values, before) > self.limit)
 
 @router('table')
-class Table(TopK):
+class Table(TopKRouter):
     "The score is looked up: one number for the byte and one for the byte before, plus the linear one of the state."
     memory = 1
     def __init__(self, dim, capacity):
