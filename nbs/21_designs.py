@@ -21,8 +21,8 @@ from pico.data import Corpus, batch, load_corpus
 from pico.evaluate import windowed
 from pico.heads import head_weights
 from pico.model import Pico, PicoConfig
-from pico.router import (Route, Router, RunningQuantile, SpaceRouter, ThresholdRouter, TopKRouter, TunedRouter, below_ceiling, best_of,
-                         by_space, router, spacelike)
+from pico.router import (Route, Router, RunningQuantile, SpaceRouter, ThresholdRouter, TopKRouter, TunedRouter,
+                         below_ceiling, best_of, by_space, router, spacelike)
 from pico.depth import MixtureOfDepths, carried, pack, unpack
 from pico.stories import story
 from pico.train import TrainConfig, backward, flops_per_byte, make_optimizer, rate
