@@ -180,6 +180,7 @@ MOVED = {
             | dict.fromkeys(['file_pieces', 'left_out', 'local_path', 'row_kind', 'walk'], 'files')
             | dict.fromkeys(['column_pieces', 'json_rows', 'json_texts', 'load_rows', 'quietly', 'read_rows'], 'rows')
             | dict.fromkeys(['hub_data', 'load_corpus', 'python_files', 'story_piece'], 'sources'),
+    'router': dict.fromkeys(['pack', 'unpack', 'carried', 'keep_last', 'DepthCache', 'MixtureOfDepths'], 'depth'),
 }
 
 def moved(

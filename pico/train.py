@@ -85,22 +85,18 @@ def make_optimizer(
 # %% ../nbs/11_train.ipynb #0f9bee60
 def flops_per_byte(
     config:PicoConfig,
-    routed:float=None, # fraction of the bytes that went deep; None = the capacity factor
+    routed:float=None, # fraction of the bytes that went deep; None = what the router aims at
 )->float:              # forward and backward
     "Floating-point operations of training on one byte, counted from the shapes."
-    c, K = config, config.dim // config.att_q_heads
+    c, K, router = config, config.dim // config.att_q_heads, ROUTERS[config.router]
     block = c.dim * (c.att_q_heads + 2*c.att_kv_heads) * K + c.att_q_heads * K * c.dim + 3 * c.dim**2
-    look = lambda window: 2 * c.att_q_heads * K * (window + 1)
-    deep = {'all': 1., 'none': 0.}.get(c.router, c.latent_capacity_factor) if routed is None else routed
-    # every number is used once for each byte
-    score = sum(p.numel() for p in ROUTERS[c.router](c.dim,
-                                                     c.latent_capacity_factor).parameters()) + 2 * c.dim * (c.latent_carry == 'yes')
-    forward = 2*c.fb_num_blocks * (block
-                                   + look(c.fb_att_window_size)) + deep * c.latent_num_blocks * (
-                                       block
-                                       + look(c.latent_att_window_size)) + score + HEADS[c.heads].multiplications(
-                                           c.dim, c.next_tokens, c.heads_every)
-    return 3 * 2 * forward
+    def look(window): return 2 * c.att_q_heads * K * (window + 1)
+    if routed is None: routed = router.fraction(c.latent_capacity_factor)
+    shallow = 2*c.fb_num_blocks * (block + look(c.fb_att_window_size))
+    deep = routed * c.latent_num_blocks * (block + look(c.latent_att_window_size))
+    carrying = 2 * c.dim if c.latent_carry == 'yes' else 0
+    heads = HEADS[c.heads].multiplications(c.dim, c.next_tokens, c.heads_every)
+    return 3 * 2 * (shallow + deep + (router.multiplications(c.dim) + carrying) + heads)
 
 # %% ../nbs/11_train.ipynb #7f56364f
 def pick_autocast(

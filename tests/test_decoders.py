@@ -1,5 +1,7 @@
 "Two decoders, NumPy and PyTorch, write the same text: every router, greedy and drawn, alone and in a batch."
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
 import pico.generate
 from pico.core import InputError
 from pico.generate import generate

@@ -1,6 +1,7 @@
 "Routers across chapters: budgets, state, cutting a batch, causality in training."
 import dataclasses
-import pytest, torch
+import pytest
+import torch
 from pico.data import Corpus
 from pico.batches import batch
 from pico.sources import load_corpus
@@ -23,7 +24,7 @@ def trained(model, steps, rows=4, T=256, micro=1):
         # as every run does: at the end the scores stand still
         for g in opt.param_groups: g['lr'] = 5e-3 * rate(i, i/steps, 10, 'cosine')
         bs = [batch(corpus, i, rows, T, model.config.next_tokens)]
-        if micro > 1: bs = [(x, y) for x,y in zip(bs[0][0].chunk(micro), bs[0][1].chunk(micro))]
+        if micro > 1: bs = list(zip(*(t.chunk(micro) for t in bs[0]), strict=True))
         backward(model, bs)
         opt.step()
         opt.zero_grad()
@@ -40,7 +41,7 @@ def test_budget_is_kept_on_held_out_text(router, capacity):
 @pytest.mark.parametrize('router', ['threshold', 'predictor'])
 def test_state_does_not_depend_on_how_a_step_is_cut(router):
     a, b = (trained(tiny(router).double(), 5, rows=8, T=64, micro=m) for m in (1, 4))
-    for (k, v), w in zip(a.state_dict().items(), b.state_dict().values()):
+    for (k, v), w in zip(a.state_dict().items(), b.state_dict().values(), strict=True):
         torch.testing.assert_close(v, w, rtol=1e-9, atol=1e-12, msg=k)
 
 def test_threshold_is_causal_in_training_too():
@@ -53,8 +54,8 @@ def test_threshold_is_causal_in_training_too():
     assert torch.equal(one.routed[:, :40], two.routed[:, :40])
     # the comparison can fail: the training rule of topk looks ahead
     topk = tiny('topk').double().train()
-    assert any(not torch.equal(topk(x).routed[:, :40], topk(torch.cat([x[:, :40], torch.randint(0, 256, (1, 24))],
-                                                                      1)).routed[:, :40]) for _ in range(20))
+    def other_end(): return torch.cat([x[:, :40], torch.randint(0, 256, (1, 24))], 1)
+    assert any(not torch.equal(topk(x).routed[:, :40], topk(other_end()).routed[:, :40]) for _ in range(20))
 
 def test_the_ceiling_bounds_a_row_in_training_only():
     model = tiny('threshold').train()
@@ -69,11 +70,11 @@ def test_state_is_saved_and_frozen(tmp_path):
     assert value != 0
     model.save_pretrained(tmp_path)
     again = Pico.from_pretrained(tmp_path)
-    assert torch.equal(again.latent.router.quantile.value,
-                       value) and again.latent.router.quantile.value.dtype == torch.float64
+    quantile = again.latent.router.quantile
+    assert torch.equal(quantile.value, value) and quantile.value.dtype == torch.float64
     again(torch.randint(0, 256, (1, 64)), routing='train')
     again.router_state_step()
-    assert torch.equal(again.latent.router.quantile.value, value)
+    assert torch.equal(quantile.value, value)
 
 def test_a_quantile_ignores_an_empty_step_and_survives_extremes():
     q = RunningQuantile(.25)
@@ -88,17 +89,38 @@ def test_flops_count_the_router_and_what_was_routed():
     n, a = (dataclasses.replace(c, router=r) for r in ('none', 'all'))
     assert flops_per_byte(c, 0.) == flops_per_byte(n) and flops_per_byte(c, 1.) == flops_per_byte(a)
     assert flops_per_byte(c, .5) == (flops_per_byte(n) + flops_per_byte(a)) / 2
-    assert flops_per_byte(dataclasses.replace(c,
-                                              router='topk')) - flops_per_byte(
-                                                  dataclasses.replace(c, router='stride')) == 6 * 24
+    topk, stride = (dataclasses.replace(c, router=r) for r in ('topk', 'stride'))
+    assert flops_per_byte(topk) - flops_per_byte(stride) == 6 * 24
     assert flops_per_byte(dataclasses.replace(c, latent_carry='yes')) - flops_per_byte(c) == 2 * 6 * 24
+
+# as they were counted when a router had to be built for it (commit 58b30f7)
+FLOPS = dict(all=147168, none=118080, space=125352, stride=125352, random=125352, topk=125496, threshold=125496,
+             predictor=127374, tuned=125502, whitespace=125352, words=125502)
+
+@pytest.mark.parametrize('router', ROUTERS)
+def test_counting_operations_draws_nothing_and_counts_what_it_did(router):
+    state = torch.get_rng_state()
+    config = PicoConfig.from_dict(TINY | dict(router=router, latent_capacity_factor=.25))
+    assert flops_per_byte(config) == FLOPS[router]
+    assert torch.equal(torch.get_rng_state(), state)
+    numbers = sum(p.numel() for p in tiny(router).latent.router.parameters())
+    assert ROUTERS[router].multiplications(24) == numbers
+
+def test_old_names_and_places_are_served():
+    import pico.depth
+    import pico.router
+    for name in ('pack', 'unpack', 'carried', 'keep_last', 'DepthCache', 'MixtureOfDepths'):
+        assert getattr(pico.router, name) is getattr(pico.depth, name)
+    for old, new in pico.router.RENAMED.items(): assert getattr(pico.router, old) is getattr(pico.router, new)
+    with pytest.raises(AttributeError): _ = pico.router.secret
 
 @pytest.mark.parametrize('router, rule', [('tuned', 'space'), ('words', 'whitespace')])
 def test_tuned_is_its_rule_at_first_and_learns_to_leave_it(router, rule):
     m, rule = tiny(router, .2).train(), tiny(rule)
     x = torch.randint(0, 256, (2, 64)) if router == 'tuned' else torch.randint(8, 12, (2, 64))
     assert rule(x).routed.float().mean(1).min() > .2                     # the rule is above its budget here
-    assert torch.equal(m(x, routing='causal').routed, rule(x).routed) and m(x).routed.float().mean(1).max() <= .2
+    assert torch.equal(m(x, routing='causal').routed, rule(x).routed)
+    assert m(x).routed.float().mean(1).max() <= .2
     text = torch.tensor([list((b'Mia likes every yellow kite. ' * 9)[:256])] * 2)
     # below its budget one rule serves both
     assert torch.equal(m(text).routed, m(text, routing='causal').routed)

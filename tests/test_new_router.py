@@ -1,0 +1,100 @@
+"""A router of one's own is one small class: once registered it trains, goes on after a break, is evaluated, and writes
+by both decoders. Nothing else in the package knows it."""
+import json
+from pathlib import Path
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+import pico.generate
+from pico.data import Corpus
+from pico.evaluate import bits_per_byte, router_report
+from pico.generate import generate
+from pico.model import Pico, PicoConfig
+from pico.router import ROUTERS, Route, Router, RunningQuantile, TopKRouter, router
+from pico.train import TrainConfig, flops_per_byte, train
+
+TEXT = Corpus.from_bytes([f'Anna has {i} apples, {i}{i} kittens, and a good book. '.encode() for i in range(200)])
+SET = TrainConfig(context_len=64, batch_size=4, learning_rate=3e-3, warmup_steps=2, schedule='constant',
+                  checkpoint_interval=3, validation_interval=0, validation_bytes=300)
+
+class Echo(Router):
+    "A rule: every byte that equals the one before."
+    memory = 1
+    def forward(self, x, values, before, position, train=False):
+        return Route(values == torch.cat([before, values], 1)[:,:-1])
+
+class Surprised(Router):
+    "Learned, with a running state: bytes whose score passes its quantile, unless the byte is a vowel."
+    carries = True
+    def __init__(self, dim, capacity):
+        super().__init__(dim, capacity)
+        self.score, self.quantile = nn.Linear(dim, 1), RunningQuantile(capacity)
+
+    def forward(self, x, values, before, position, train=False):
+        logits = self.score(F.rms_norm(x, x.shape[-1:]))[...,0]
+        if train and self.training: self.quantile.count(logits)
+        vowel = torch.isin(values, torch.tensor(list(b'aeiou')))
+        over = logits - self.quantile.value.to(logits.dtype)
+        return Route((over > 0) & ~vowel, torch.sigmoid(over), logits)
+
+class Late(TopKRouter):
+    "One that inherits a NumPy rule and decides otherwise: nothing in the first 20 bytes."
+    def forward(self, x, values, before, position, train=False):
+        route = super().forward(x, values, before, position, train)
+        route.chosen = route.chosen & (position >= 20)
+        return route
+
+@pytest.fixture(params=[Echo, Surprised, Late], ids=lambda kind: kind.__name__.lower())
+def name(request):
+    "Registered for one test: other tests go through all routers that there are."
+    before = dict(ROUTERS)
+    router('toy')(request.param)
+    yield 'toy'
+    ROUTERS.clear()
+    ROUTERS.update(before)
+
+def config(name):
+    return PicoConfig(dim=24, next_tokens=3, att_q_heads=4, att_kv_heads=2, fb_num_blocks=1, fb_att_window_size=8,
+                      latent_capacity_factor=.4, latent_num_blocks=1, latent_att_window_size=6, router=name)
+
+def go(out, name, steps): return train(out, TEXT, config(name), steps, TEXT, progress=False)
+
+def weights(out): return (Path(out)/'model.safetensors').read_bytes()
+
+def test_it_trains_and_goes_on(name, tmp_path):
+    "Six steps without a break, and three and three: the same weights, running state included."
+    def settings(n): return TrainConfig(**vars(SET) | dict(max_steps=n))
+    go(tmp_path/'a', name, settings(6))
+    for n in (3, 6): model = go(tmp_path/'b', name, settings(n))
+    assert weights(tmp_path/'a') == weights(tmp_path/'b')
+    assert json.loads((tmp_path/'b'/'config.json').read_text())['router'] == 'toy'
+    r = model.latent.router
+    assert all(not t.any() for t in r.counted())                  # used up
+    if isinstance(r, Surprised): assert len(r.counted()) == 1 and r.quantile.value != 0
+    again = Pico.from_pretrained(tmp_path/'b')
+    assert type(again.latent.router) is ROUTERS['toy']
+
+def test_it_is_evaluated_and_counted(name):
+    torch.manual_seed(0)
+    model = Pico(config(name)).eval()
+    assert 0 < bits_per_byte(model, TEXT, 500).bpb < 20
+    assert 'toy' not in str(router_report(model, TEXT, 500))      # it knows what was routed, not by whom
+    numbers = sum(p.numel() for p in model.latent.router.parameters())
+    assert flops_per_byte(config(name)) - flops_per_byte(config('random')) == 6 * numbers
+
+@pytest.mark.parametrize('temperature', [0, .1])
+def test_both_decoders_write_the_same(name, temperature, monkeypatch):
+    torch.manual_seed(1)
+    model = Pico(config(name)).double().eval()
+    for p in model.parameters(): nn.init.normal_(p, std=.3)
+    prompts, how = ['', 'Anna took her book.', 'кот и пёс'], dict(max_bytes=40, speculative=True, ignore_end=True)
+    def write(): return [(g.bytes, g.routed) for g in generate(model, prompts, temperature=temperature, **how)]
+    assert pico.generate.quick(model)
+    fast = write()
+    monkeypatch.setattr(pico.generate, 'quick', lambda model: False)
+    assert fast == write()
+    routed = [r for _, row in fast for r in row]
+    assert any(routed) and not all(routed)
+
+def test_the_registry_is_as_it_was(): assert 'toy' not in ROUTERS
