@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['grouped', 'attention_dense', 'fused_dense', 'fused_blocks', 'attention_fused', 'flex_score', 'flex_mask',
-           'flex_blocks', 'flex_compiled', 'attention_flex', 'use_flex', 'check_arguments', 'attention', 'Ring',
-           'KVCache', 'Attention']
+           'flex_blocks', 'flex_compiled', 'attention_flex', 'use_flex', 'check_arguments', 'attention']
 
 # %% ../nbs/03_attention.ipynb #251f93bc
 import math
 from functools import lru_cache
 from importlib.util import find_spec
 import torch
-from torch import nn, Tensor
+from torch import Tensor
 import torch.nn.functional as F
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
-from .alibi import alibi_slopes, alibi_bias
+from .alibi import alibi_bias
+from .core import moved
 
 # %% ../nbs/03_attention.ipynb #1532aabb
 def grouped(
@@ -213,176 +213,5 @@ def attention(
     banded = attention_flex if use_flex(q, slopes) else attention_fused
     return banded(q, k, v, window, slopes, k_start)
 
-# %% ../nbs/03_attention.ipynb #afc9355a
-class Ring:
-    "Where the last bytes of each row lie: shared by the caches of all blocks of a stack, which read the same bytes."
-    def __init__(self,
-        batch_size:int,     # rows
-        window:int,         # bytes back that will be looked at
-        max_rollback:int=0, # how many of the last bytes can be taken back
-        device=None,
-    ):
-        if window is None or window < 0: raise ValueError(f"window={window}: a cache needs a window of 0 or more bytes")
-        if max_rollback < 0: raise ValueError(f"max_rollback={max_rollback}: give 0 or more bytes")
-        self.rows, self.window, self.max_rollback, self.slots = batch_size, window, max_rollback, window + 1 + max_rollback
-        # bytes seen, and how many could be taken back: a number while all rows are alike, else (B,)
-        self.seen, self.spare = 0, 0
-        self.slot   = torch.arange(self.slots, device=device)
-        self.around = torch.cat([self.slot, self.slot])[:,None]   # (2R, 1)
-        self.tables, self.slopes = {}, None
-
-    def column(self, n)->Tensor: # (B,)
-        "One number per row."
-        return n if torch.is_tensor(n) else torch.full((self.rows,), n, device=self.slot.device)
-
-    def table(self, T, slopes, dtype)->Tensor: # (H, T, 2R)
-        "The bias of T bytes from slot 0 on over all slots, twice around: a stretch of it is the bias from another slot on."
-        if slopes is not self.slopes: self.tables, self.slopes = {}, slopes
-        if (T, dtype) not in self.tables:
-            back = (self.slot[:T,None] - self.around[:,0]) % self.slots
-            bias = -slopes.to(torch.promote_types(dtype, torch.float32))[:,None,None] * back
-            # a large finite number hides as well as -inf does, and a padded byte that sees nothing stays finite
-            self.tables[T, dtype] = bias.to(dtype).masked_fill(back > self.window, torch.finfo(dtype).min / 2)
-        return self.tables[T, dtype]
-
-    def begin(self,
-        q:Tensor,            # (B, H, T, K)
-        G:int,               # key/value heads
-        slopes:Tensor,       # (H,)
-        lengths:Tensor=None, # (B,) how many of the new bytes are real; None = all
-    ):
-        "Make room for the next bytes of each row, and work out what all blocks need for this step."
-        # few bytes: nothing they still see is overwritten by them
-        (B, H, T, K), R, few = q.shape, self.slots, q.shape[2] <= 1 + self.max_rollback
-        if few and lengths is None and not torch.is_tensor(self.seen):      # rows alike: two look-ups
-            p, self.held = self.seen % R, min(R, self.seen + T)
-            self.to   = self.around[p:p+T].expand(B, 2*G, T, K)   # slots to be written
-            self.bias = self.table(T, slopes, q.dtype)[:,:,R-p:R-p+self.held].view(1, G, H//G * T, self.held)
-        else:
-            seen, i, self.held = self.column(self.seen), torch.arange(T, device=self.slot.device), R
-            at = seen[:,None] + i                                 # (B, T) positions of the new bytes
-            to = at % R
-            # padding, and what would be overwritten at once, goes to a slot beyond the ring
-            if lengths is not None or T > R:
-                real = self.column(T if lengths is None else lengths)[:,None]
-                to = torch.where((i < real) & (i >= real - R), to, R)
-            self.to = to[:,None,:,None].expand(B, 2*G, T, K)
-            if few:
-                # (B, H, T, R)
-                bias = self.table(1, slopes, q.dtype)[:,0].unfold(1, R, 1)[:, R - at % R].transpose(0, 1)
-                # never written
-                bias = bias.masked_fill((self.slot > at[:,:,None])[:,None], torch.finfo(q.dtype).min / 2)
-                self.bias = bias.reshape(B, G, H//G * T, R)
-            # many bytes: the last W held, in order, will be joined with the new ones
-            else:
-                held = seen.clamp(max=self.window)
-                most = int(held.max())
-                old = (seen[:,None] - most + torch.arange(most, device=held.device)) % R
-                self.old, self.bias = old[:,None,:,None].expand(B, 2*G, most, K), None
-                self.start = most - held                          # so many of the first keys of a row are not there
-                if not bool(self.start.any()): self.start = None
-        self.advance(T if lengths is None else lengths)
-
-    def advance(self, n): # a number, or (B,)
-        "Count bytes, and what can be taken back."
-        self.seen, spare = self.seen + n, self.spare + n
-        self.spare = spare.clamp(max=self.max_rollback) if torch.is_tensor(spare) else min(spare, self.max_rollback)
-        if self.rows == 1: self.seen, self.spare = int(self.seen), int(self.spare)
-
-    def rollback(self,
-        n, # bytes to take back: an int, or (B,) one number per row
-    ):
-        "Forget the last bytes of each row, as if they had never been seen."
-        if self.rows == 1 and torch.is_tensor(n): n = int(n)
-        wrong = (n > self.spare) | (n < 0)
-        if wrong.any() if torch.is_tensor(wrong) else wrong:
-            raise ValueError(f"rollback of {self.column(n).tolist()} bytes: at most "
-                             f"{self.column(self.spare).tolist()} can be taken back (max_rollback={self.max_rollback})")
-        self.seen, self.spare = self.seen - n, self.spare - n
-
-# %% ../nbs/03_attention.ipynb #896c8b16
-class KVCache:
-    "Keys and values of the last bytes in a ring; each row has its own length; the last bytes can be taken back. For writing, not for learning: no gradient flows into it."
-    def __init__(self,
-        batch_size:int,     # rows
-        kv_heads:int,       # G
-        head_width:int,     # K
-        window:int,         # bytes back that will be looked at
-        max_rollback:int=0, # how many of the last bytes can be taken back
-        dtype=None, device=None,
-        # the ring of the first block of the stack, which has to be asked first in each step; None = an own one
-        ring:Ring=None,
-    ):
-        self.first, self.ring = ring is None, ring or Ring(batch_size, window, max_rollback, device)
-        # one slot more than the ring has: what must not be written (padding) is written there
-        self.kv   = torch.zeros(batch_size, 2*kv_heads, self.ring.slots + 1, head_width, dtype=dtype, device=device)
-        self.held = self.kv[:,:,:-1].split(kv_heads, 1)           # keys and values, (B, G, R, K) each, views
-
-    @property
-    def length(self)->Tensor: return self.ring.column(self.ring.seen)     # (B,) bytes seen
-
-    def attend(self,
-        q:Tensor,            # (B, H, T, K)
-        kv:Tensor,           # (B, 2G, T, K) keys of G heads, then values
-        slopes:Tensor,       # (H,)
-        lengths:Tensor=None, # (B,) real bytes per row; None = all
-    )->Tensor:               # (B, H, T, K); arbitrary but finite where padded
-        "Look at what is held and at the new bytes, then keep the new bytes."
-        G, r = kv.shape[1] // 2, self.ring
-        if self.first: r.begin(q, G, slopes, lengths)
-        if r.bias is None:                                        # many bytes: the plain road
-            keys, values = torch.cat([self.kv.gather(2, r.old).to(kv.dtype), kv], 2).split(G, 1)
-            out = attention(q, keys, values, r.window, slopes, k_start=r.start)
-        self.kv.scatter_(2, r.to, kv.detach().to(self.kv.dtype))
-        # few: query heads of one key/value head become rows of one matrix
-        if r.bias is not None:
-            keys, values = self.held if r.held == r.slots else (x[:,:,:r.held] for x in self.held)
-            out = F.scaled_dot_product_attention(grouped(q, G), keys.to(q.dtype), values.to(q.dtype),
-                                                 r.bias).view(q.shape)
-        return out
-
-    def rollback(self,
-        n, # bytes to take back: an int, or (B,) one number per row
-    ):
-        "Forget the last bytes of each row, as if they had never been seen. The caches of a stack share a ring: it turns back once."
-        if self.first: self.ring.rollback(n)
-
-# %% ../nbs/03_attention.ipynb #2f3d08f2
-class Attention(nn.Module):
-    "Windowed grouped-query attention over a residual stream."
-    def __init__(self,
-        dim:int,      # width of the residual stream
-        q_heads:int,  # query heads
-        kv_heads:int, # key/value heads
-        window:int,   # bytes back
-    ):
-        super().__init__()
-        if q_heads < 1 or kv_heads < 1:
-            raise ValueError(f"q_heads={q_heads}, kv_heads={kv_heads}: give at least 1 of each")
-        if dim < q_heads:
-            raise ValueError(f"dim={dim} leaves no width for q_heads={q_heads}: a head is dim // q_heads wide")
-        if window is not None and window < 0:
-            raise ValueError(f"window={window}: give 0 or more bytes, or None for no limit")
-        if q_heads % kv_heads: raise ValueError(f"q_heads={q_heads} is no multiple of kv_heads={kv_heads}")
-        self.heads, self.width, self.window = (q_heads, kv_heads), dim // q_heads, window
-        self.fused_qkv = nn.Linear(dim, (q_heads + 2*kv_heads) * self.width, bias=False)
-        self.proj = nn.Linear(q_heads * self.width, dim, bias=False)
-        self.register_buffer('slopes', alibi_slopes(q_heads), persistent=False)
-
-    def forward(self,
-        x:Tensor,            # (B, T, D)
-        cache:KVCache=None,  # continue what it holds; updated in place
-        lengths:Tensor=None, # (B,) real bytes per row, with a cache
-    )->Tensor:               # (B, T, D)
-        "Let each byte look back."
-        (B, T, D), (H, G), slopes = x.shape, self.heads, self.slopes
-        # not self.fused_qkv(x): a call less per byte
-        qkv = F.linear(x, self.fused_qkv.weight).view(B, T, H + 2*G, self.width).transpose(1, 2)
-        q, kv = qkv.split((H, 2*G), 1)                            # (B, H, T, K), (B, 2G, T, K)
-        out = attention(q, *kv.split(G, 1), self.window, slopes) if cache is None else cache.attend(q, kv, slopes,
-                                                                                                    lengths)
-        return F.linear(out.transpose(1, 2).reshape(B, T, H * self.width), self.proj.weight)
-
-    def new_cache(self, batch_size, max_rollback=0, dtype=None, device=None, ring=None)->KVCache:
-        "An empty cache for this layer; `ring` is that of the first layer of a stack."
-        return KVCache(batch_size, self.heads[1], self.width, self.window, max_rollback, dtype, device, ring)
+# %% ../nbs/03_attention.ipynb #784d75e9
+def __getattr__(name): return moved(__name__, name)

@@ -142,6 +142,7 @@ def byte_class(
 
 # %% ../nbs/00a_core.ipynb #42617490
 MOVED = {
+    'attention': {'Attention': 'block', 'KVCache': 'cache', 'Ring': 'cache'},
     'data': dict.fromkeys(['InputError', 'to_bytes', 'to_text', 'TextDecoder', 'BYTE_CLASSES', 'byte_class'], 'core'),
 }
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
-from .attention import KVCache
+from .cache import KVCache
 from .block import Stack
 
 # %% ../nbs/05_router.ipynb #e5b3c5bc

@@ -5,7 +5,9 @@ from hypothesis import given, settings, strategies as st
 from pico.alibi import alibi_slopes
 from types import SimpleNamespace
 from pico import attention as module
-from pico.attention import Attention, KVCache, attention, attention_flex, attention_fused, flex_blocks, flex_mask, flex_score, use_flex
+from pico.attention import attention, attention_flex, attention_fused, flex_blocks, flex_mask, flex_score, use_flex
+from pico.block import Attention
+from pico.cache import KVCache
 
 many = settings(deadline=None, derandomize=True, max_examples=120)
 
