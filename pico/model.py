@@ -354,10 +354,8 @@ class Pico(nn.Module, Files):
     )->Cache:
         "An empty cache."
         p = self.embedding.weight
-        new = lambda stack, **ring: stack.new_cache(batch_size, max_rollback, p.dtype, p.device, **ring)
-        # blocks before and after read the same bytes with the same window
-        first = new(self.fb_in)
-        return Cache(first, new(self.latent), new(self.fb_out, ring=first[0].ring if first else None))
+        stacks = self.fb_in, self.latent, self.fb_out
+        return Cache(*(s.new_cache(batch_size, max_rollback, p.dtype, p.device) for s in stacks))
 
     def router_state_step(self):
         "Update the router's running state, if it has one: once per optimizer step."
