@@ -28,8 +28,8 @@ class RMSNorm(nn.RMSNorm):
         D, w = x.shape[-1], self.weight
         if x.numel() > 64*D or x.is_cuda or x.dtype != w.dtype or self.eps is not None: return super().forward(x)
         zero, small = norm_constants(D, x.dtype)
-        return torch.addcdiv(zero, x, torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), small),
-                             value=D**.5) * w
+        length = torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), small)
+        return torch.addcdiv(zero, x, length, value=D**.5) * w
 
 # %% ../nbs/04_block.ipynb #6d116fd8
 class SwiGLU(nn.Module):

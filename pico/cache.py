@@ -24,36 +24,40 @@ class Ring:
         if max_rollback < 0: raise ValueError(f"max_rollback={max_rollback}: give 0 or more bytes")
         self.window, self.max_rollback = window, max_rollback
         self.slots  = window + 1 + max_rollback                   # R
-        self.slot   = torch.arange(self.slots, device=device)
-        self.around = torch.cat([self.slot, self.slot])[:,None]   # (2R, 1)
+        self.slot   = torch.arange(self.slots, device=device)     # (R,)
+        self.around = torch.cat([self.slot, self.slot])           # (2R,)
         self.slopes, self.tables = None, {}
 
     def table(self,
         T:int,         # bytes, from slot 0 on
+        G:int,         # key/value heads
         slopes:Tensor, # (H,)
         dtype,
-    )->Tensor:         # (H, T, 2R)
+    )->Tensor:         # (1, G, H/G·T, 2R)
         "The bias of T bytes over all slots, twice around: a stretch of it is their bias from another slot on."
         if slopes is not self.slopes: self.tables, self.slopes = {}, slopes
         if (T, dtype) not in self.tables:
-            back = (self.slot[:T,None] - self.around[:,0]) % self.slots
-            bias = -slopes.to(torch.promote_types(dtype, torch.float32))[:,None,None] * back
+            back = (self.slot[:T,None] - self.around) % self.slots
+            bias = -slopes.to(torch.promote_types(dtype, torch.float32))[:,None,None] * back     # (H, T, 2R)
             # a large finite number hides as well as -inf does, and keeps every softmax finite
-            self.tables[T, dtype] = bias.to(dtype).masked_fill(back > self.window, torch.finfo(dtype).min / 2)
+            bias = bias.to(dtype).masked_fill(back > self.window, torch.finfo(dtype).min / 2)
+            self.tables[T, dtype] = bias.view(1, G, -1, 2*self.slots)
         return self.tables[T, dtype]
 
 # %% ../nbs/03a_cache.ipynb #731f19ee
 @patch
 def bias(self:Ring,
     at:Tensor,     # (B, T) position of each byte
+    G:int,         # key/value heads
     slopes:Tensor, # (H,)
     dtype,
-)->Tensor:         # (B, H, T, R)
+)->Tensor:         # (B, G, H/G·T, R)
     "What distance adds to the scores of bytes that may stand anywhere."
-    stretches = self.table(1, slopes, dtype)[:,0].unfold(1, self.slots, 1)     # (H, R + 1, R)
-    bias = stretches[:, self.slots - at % self.slots].transpose(0, 1)
-    unwritten = self.slot > at[:,:,None]                          # (B, T, R)
-    return bias.masked_fill(unwritten[:,None], torch.finfo(dtype).min / 2)
+    B, R = len(at), self.slots
+    stretches = self.table(1, G, slopes, dtype).view(-1, 2*R).unfold(1, R, 1)     # (H, R + 1, R)
+    bias = stretches[:, R - at % R].transpose(0, 1)                               # (B, H, T, R)
+    unwritten = self.slot > at[:,None,:,None]                                     # (B, 1, T, R)
+    return bias.masked_fill(unwritten, torch.finfo(dtype).min / 2).view(B, G, -1, R)
 
 # %% ../nbs/03a_cache.ipynb #cc259cae
 class KVCache:
@@ -68,11 +72,20 @@ class KVCache:
         dtype=None, device=None,
         ring:Ring=None,     # of another cache of the same stack; None = its own
     ):
-        self.rows, self.ring = batch_size, ring or Ring(window, max_rollback, device)
-        self.kv   = torch.zeros(batch_size, 2*kv_heads, self.ring.slots + 1, head_width, dtype=dtype, device=device)
-        self.held = self.kv[:,:,:-1].split(kv_heads, 1)           # keys and values, (B, G, R, K) each, views
+        self.rows, self.heads, self.ring = batch_size, kv_heads, ring or Ring(window, max_rollback, device)
         # bytes seen, and how many can be taken back: a number while all rows are alike, else (B,)
         self.seen, self.spare = 0, 0
+        shape = batch_size, 2*kv_heads, self.ring.slots + 1, head_width
+        self.kv   = torch.zeros(shape, dtype=dtype, device=device)
+        self.held = self.kv[:,:,:-1].split(kv_heads, 1)           # keys and values, (B, G, R, K) each, views
+        self.around = self.spread(self.ring.around)               # (B, 2G, 2R, K)
+
+    def spread(self,
+        slots:Tensor, # (n,) or (B, 1, n), slots of the ring
+    )->Tensor:        # (B, 2G, n, K)
+        "An index of keys and values of all heads, a view."
+        B, G2, _, K = self.kv.shape
+        return slots[...,None].expand(B, G2, slots.shape[-1], K)
 
     def column(self, n)->Tensor: # (B,)
         "One number per row."
@@ -90,10 +103,12 @@ def places(self:KVCache,
     "Where the next bytes stand, and where they go: padding goes to the slot beyond the ring."
     R, i = self.ring.slots, torch.arange(T, device=self.kv.device)
     at = self.length[:,None] + i
-    if lengths is None and T <= R: return at, at % R
-    real = T if lengths is None else lengths[:,None]
-    return at, torch.where((i < real) & (i >= real - R), at % R, R)
+    to, real = at % R, T if lengths is None else lengths[:,None]
+    if lengths is not None: to = torch.where(i < real, to, R)
+    if T > R: to = torch.where(i >= real - R, to, R)
+    return at, to
 
+# %% ../nbs/03a_cache.ipynb #e148a378
 @patch
 def after(self:KVCache,
     n, # bytes: a number, or (B,)
@@ -106,12 +121,16 @@ def after(self:KVCache,
 # %% ../nbs/03a_cache.ipynb #ad04952e
 class Plan:
     "What all caches of a stack need to know to take in the next bytes of each row."
-    def __init__(self, cache:KVCache, T:int, lengths:Tensor):
+    def __init__(self,
+        cache:KVCache,       # one of them
+        T:int,               # new bytes of each row
+        lengths:Tensor=None, # (B,) how many of them are real; None = all
+    ):
         self.ring = cache.ring
         self.seen, self.spare = cache.after(T if lengths is None else lengths)
 
     def keep(self,
-        cache:KVCache, # whose ring and rows are those of the plan
+        cache:KVCache, # any of them
         kv:Tensor,     # (B, 2G, T, K) keys of G heads, then values
     ):
         "Write the new bytes into a cache."
@@ -123,24 +142,22 @@ class FewBytes(Plan):
     "Write first, then look at the ring as it lies."
     def __init__(self, cache:KVCache, T:int, slopes:Tensor, dtype, lengths:Tensor=None):
         super().__init__(cache, T, lengths)
-        ring, R, (B, G2, _, K) = cache.ring, cache.ring.slots, cache.kv.shape
-        if lengths is None and not torch.is_tensor(cache.seen):   # rows alike: two look-ups
-            p, self.held = cache.seen % R, min(R, cache.seen + T)
-            to   = ring.around[p:p+T]                             # (T, 1)
-            bias = ring.table(T, slopes, dtype)[:,:,R-p:R-p+self.held]
+        ring, R, G, seen = cache.ring, cache.ring.slots, cache.heads, cache.seen
+        if lengths is None and not torch.is_tensor(seen):         # rows alike: two look-ups
+            p, self.held = seen % R, min(R, seen + T)
+            self.to   = cache.around.narrow(2, p, T)
+            self.bias = ring.table(T, G, slopes, dtype).narrow(3, R-p, self.held)
         else:
             at, to = cache.places(T, lengths)
-            to, self.held = to[:,None,:,None], R                  # (B, 1, T, 1)
-            bias = ring.bias(at, slopes, dtype)
-        self.to   = to.expand(B, G2, T, K)
-        self.bias = bias.reshape(-1, G2//2, len(slopes)*T // (G2//2), self.held)
+            self.to, self.held = cache.spread(to[:,None]), R
+            self.bias = ring.bias(at, G, slopes, dtype)
 
     def attend(self, cache:KVCache, q:Tensor, kv:Tensor, slopes:Tensor)->Tensor: # (B, H, T, K)
         "Look at the new bytes and at what is held, in one."
         self.keep(cache, kv)
-        keys, values = cache.held
+        keys, values = cache.held                                 # (B, G, R, K) each
         if self.held < self.ring.slots: keys, values = keys[:,:,:self.held], values[:,:,:self.held]
-        out = F.scaled_dot_product_attention(grouped(q, keys.shape[1]), keys.to(q.dtype), values.to(q.dtype),
+        out = F.scaled_dot_product_attention(grouped(q, cache.heads), keys.to(q.dtype), values.to(q.dtype),
                                              self.bias.to(q.dtype))
         return out.view(q.shape)
 
@@ -149,19 +166,17 @@ class ManyBytes(Plan):
     "Join the last bytes held with the new ones, look, then write."
     def __init__(self, cache:KVCache, T:int, slopes:Tensor, dtype, lengths:Tensor=None):
         super().__init__(cache, T, lengths)
-        ring, (B, G2, _, K) = cache.ring, cache.kv.shape
-        self.to = cache.places(T, lengths)[1][:,None,:,None].expand(B, G2, T, K)
-        held = cache.length.clamp(max=ring.window)                # (B,) bytes that may be looked at
+        held = cache.length.clamp(max=self.ring.window)           # (B,) bytes that may be looked at
         most = int(held.max())
-        old = (cache.length[:,None] - most + torch.arange(most, device=held.device)) % ring.slots
-        self.old = old[:,None,:,None].expand(B, G2, most, K)      # their slots
+        old = cache.length[:,None] - most + torch.arange(most, device=held.device)     # (B, most) their positions
+        self.old = cache.spread((old % self.ring.slots)[:,None])
+        self.to = cache.spread(cache.places(T, lengths)[1][:,None])
         start = most - held                                       # so many of the first keys of a row are not there
         self.start = start if bool(start.any()) else None
 
     def attend(self, cache:KVCache, q:Tensor, kv:Tensor, slopes:Tensor)->Tensor: # (B, H, T, K)
         "Look at the bytes held and at the new ones, in the order of the text."
-        both = torch.cat([cache.kv.gather(2, self.old).to(kv.dtype), kv], 2)
-        keys, values = both.chunk(2, 1)
+        keys, values = torch.cat([cache.kv.gather(2, self.old).to(kv.dtype), kv], 2).chunk(2, 1)
         out = attention(q, keys, values, self.ring.window, slopes, k_start=self.start)
         self.keep(cache, kv)
         return out
@@ -178,6 +193,7 @@ def plan(self:KVCache,
     kind = FewBytes if T <= 1 + self.ring.max_rollback else ManyBytes
     return kind(self, T, slopes, dtype, lengths)
 
+# %% ../nbs/03a_cache.ipynb #11f9e0db
 @patch
 def attend(self:KVCache,
     q:Tensor,            # (B, H, T, K)
