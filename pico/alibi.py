@@ -24,7 +24,7 @@ def alibi_bias(
     k_pos:Tensor,    # (S,) or (B, S) position of each key; -1 = an empty place
     window:int=None, # look at most so many bytes back; None = no limit
     dtype=None,      # of the result, computed in float32 or finer; None = that of the slopes
-)->Tensor:           # (H, T, S) or (B, H, T, S), added to scores before the softmax; -inf where looking is not allowed
+)->Tensor:           # ([B,] H, T, S), added to scores before the softmax; -inf where looking is not allowed
     "Causal, windowed linear distance penalty (Press et al. 2022, arXiv 2108.12409, sec. 3)."
     back = q_pos[...,:,None] - k_pos[...,None,:]                  # ([B,] T, S) bytes back from query to key
     hide = (back < 0) | (k_pos < 0)[...,None,:]

@@ -164,6 +164,7 @@ def pick_device(
 
 # %% ../nbs/00a_core.ipynb #42617490
 MOVED = {
+    'attention': {'Attention': 'block', 'KVCache': 'cache', 'Ring': 'cache'},
     'cli': dict.fromkeys(['Parser', 'command', 'add_fields', 'given'], 'arguments'),
     'checkpoint': {'newest': 'checkpoint.latest', 'only_writer': 'checkpoint.run_lock',
                    'write_whole': 'checkpoint.atomic_write'},

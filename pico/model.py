@@ -338,10 +338,8 @@ def new_cache(self:Pico,
 )->Cache:
     "An empty cache."
     p = self.embedding.weight
-    size = batch_size, max_rollback, p.dtype, p.device
-    first = self.fb_in.new_cache(*size)
-    last = self.fb_out.new_cache(*size, ring=first[0].ring if first else None)
-    return Cache(first, self.latent.new_cache(*size), last)
+    stacks = self.fb_in, self.latent, self.fb_out
+    return Cache(*(s.new_cache(batch_size, max_rollback, p.dtype, p.device) for s in stacks))
 
 # %% ../nbs/07_model.ipynb #09771b6c
 def __getattr__(name): return moved(__name__, name)

@@ -1,11 +1,16 @@
 "Attention: random shapes against a dense computation written here, caches cut and rolled back at random, cost."
-import math, os, time
-import pytest, torch
-from hypothesis import given, settings, strategies as st
-from pico.alibi import alibi_slopes
+import math
+import os
+import time
 from types import SimpleNamespace
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
 from pico import attention as module
-from pico.attention import Attention, KVCache, attention, attention_flex, attention_fused, flex_blocks, flex_mask, flex_score, use_flex
+from pico.alibi import alibi_slopes
+from pico.attention import attention, attention_flex, attention_fused, flex_blocks, flex_mask, flex_score, use_flex
+from pico.block import Attention
+from pico.cache import KVCache
 
 many = settings(deadline=None, derandomize=True, max_examples=120)
 
@@ -28,7 +33,8 @@ def shapes(draw):
 
 def qkv(seed, B, H, G, K, T, S=None):
     g = torch.Generator().manual_seed(seed)
-    return [torch.randn(B, n, t, K, generator=g, dtype=torch.double) for n,t in ((H, T), (G, S or T), (G, S or T))]
+    shapes = (H, T), (G, S or T), (G, S or T)
+    return [torch.randn(B, n, t, K, generator=g, dtype=torch.double) for n, t in shapes]
 
 def joined(*a):
     q, k, v = qkv(*a)
@@ -50,8 +56,8 @@ def test_gradients_equal_dense(shape, T, window, seed):
     slopes = alibi_slopes(H)
     x = [t.requires_grad_() for t in qkv(seed, B, H, G, K, T)]
     w = qkv(seed+1, B, H, G, K, T)[0]
-    for a,b in zip(*(torch.autograd.grad((f(*x, window, slopes) * w).sum(), x) for f in (attention, dense))):
-        exact(a, b)
+    both = (torch.autograd.grad((f(*x, window, slopes) * w).sum(), x) for f in (attention, dense))
+    for a, b in zip(*both, strict=True): exact(a, b)
 
 @many
 @given(shapes(), st.sampled_from([0, 1, 3, 8, 20]), st.integers(0, 6), st.integers(0, 99), st.data())
@@ -59,7 +65,8 @@ def test_cache_cut_and_rolled_back_anywhere(shape, window, rollback, seed, data)
     B, H, G, K = shape
     slopes, T = alibi_slopes(H), data.draw(st.integers(1, 60))
     q, k, v = qkv(seed, B, H, G, K, T)
-    kv, c, t, parts = torch.cat([k, v], 1), KVCache(B, G, K, window, rollback, dtype=torch.double), 0, []
+    kv, c = torch.cat([k, v], 1), KVCache(B, G, K, window, rollback, dtype=torch.double)
+    t, parts = 0, []
     while t < T:
         n = data.draw(st.integers(1, T - t))
         parts.append(c.attend(q[:,:,t:t+n], kv[:,:,t:t+n], slopes))
@@ -75,7 +82,7 @@ def test_cache_cut_and_rolled_back_anywhere(shape, window, rollback, seed, data)
 def test_ragged_rows_equal_rows_alone(shape, window, seed, data):
     B, H, G, K = shape
     slopes, R = alibi_slopes(H), 4
-    draw = lambda hi: torch.tensor([data.draw(st.integers(0, hi)) for _ in range(B)])
+    def draw(hi): return torch.tensor([data.draw(st.integers(0, hi)) for _ in range(B)])
     a, b, n = draw(20), draw(9), 6
     back = torch.tensor([data.draw(st.integers(0, min(R, int(m)))) for m in b])
     A, Bb, C = joined(seed, B, H, G, K, 20), joined(seed+1, B, H, G, K, 9), joined(seed+2, B, H, G, K, n)
@@ -85,13 +92,15 @@ def test_ragged_rows_equal_rows_alone(shape, window, seed, data):
     c.rollback(back)
     out = c.attend(*C, slopes)
     for i in range(B):
-        whole = [torch.cat([x[i:i+1,:,:a[i]], y[i:i+1,:,:b[i]-back[i]], z[i:i+1]], 2) for x,y,z in zip(A, Bb, C)]
+        whole = [torch.cat([x[i:i+1,:,:a[i]], y[i:i+1,:,:b[i]-back[i]], z[i:i+1]], 2)
+                 for x, y, z in zip(A, Bb, C, strict=True)]
         exact(out[i:i+1], dense(whole[0], *whole[1].split(G, 1), window, slopes)[:,:,-n:])
 
 @many
 @given(shapes(), st.sampled_from([0, 1, 4, 9, 30]), st.integers(0, 6), st.integers(0, 99), st.data())
 def test_any_sequence_of_steps_equals_one_pass_of_what_stayed(shape, window, rollback, seed, data):
-    "Steps of few and many bytes, ragged or not, and rollbacks by a number or per row, in any order: each row against its own history."
+    """Steps of few and many bytes, ragged or not, and rollbacks by a number or per row, in any order: each row against
+    its own history."""
     B, H, G, K = shape
     slopes, c = alibi_slopes(H), KVCache(B, G, K, window, rollback, dtype=torch.double)
     held, spare = [[] for _ in range(B)], [0]*B                   # what each row has seen, byte by byte
@@ -136,7 +145,8 @@ def test_ring_does_not_grow():
     s = alibi_slopes(1)
     size, place = c.kv.numel(), c.kv.data_ptr()
     for _ in range(100): c.attend(x, torch.cat([x, x], 1), s)
-    assert c.kv.numel() == size == 2 * 4 * 12 and c.kv.data_ptr() == place and c.length.item() == 100
+    assert c.kv.numel() == size == 2 * 4 * 12
+    assert c.kv.data_ptr() == place and c.length.item() == 100
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_low_precision_is_finite_and_close(dtype):
@@ -162,7 +172,8 @@ def test_block_mask_lists_exactly_the_blocks_with_something_to_see(T, extra, win
     want = padded.view(rows, block, cols, block).any(3).any(1)
     assert torch.equal(m.to_dense()[0,0].bool(), want)
     for counts, order, w in ((m.kv_num_blocks, m.kv_indices, want), (m.q_num_blocks, m.q_indices, want.T)):
-        for r in range(len(w)): assert sorted(order[0,0,r,:counts[0,0,r]].tolist()) == w[r].nonzero()[:,0].tolist()
+        for r in range(len(w)):
+            assert sorted(order[0,0,r,:counts[0,0,r]].tolist()) == w[r].nonzero()[:,0].tolist()
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(shapes(), st.integers(1, 40), st.integers(0, 20), st.sampled_from([None, 0, 1, 5, 60]), st.integers(0, 99),
@@ -176,9 +187,11 @@ def test_flex_functions_in_an_ordinary_softmax(shape, T, extra, window, seed, da
     b, h, i, j = (torch.arange(n).view([-1 if d == e else 1 for e in range(4)]) for d,n in enumerate((B, H, T, S)))
     k2, v2 = k.repeat_interleave(R, 1), v.repeat_interleave(R, 1)
     s = flex_score(slopes, start)(q @ k2.mT / math.sqrt(K), b, h, i, j)
-    out = s.masked_fill(~flex_mask(torch.tensor(S if window is None else window), torch.tensor(extra))(b, h, i, j),
-                        -math.inf).softmax(-1) @ v2
-    for r in range(B): exact(out[r:r+1], dense(q[r:r+1], k[r:r+1,:,start[r]:], v[r:r+1,:,start[r]:], window, slopes))
+    mask = flex_mask(torch.tensor(S if window is None else window), torch.tensor(extra))
+    out = s.masked_fill(~mask(b, h, i, j), -math.inf).softmax(-1) @ v2
+    for r in range(B):
+        alone = q[r:r+1], k[r:r+1,:,start[r]:], v[r:r+1,:,start[r]:]
+        exact(out[r:r+1], dense(*alone, window, slopes))
 
 def test_flex_is_chosen_only_where_it_can_serve(monkeypatch):
     def q(T=500, K=16, dtype=torch.float32, cuda=True):
@@ -221,7 +234,8 @@ def test_gpu_flex_equals_plain_forward_and_backward(T, S, window):
     w = qkv(1, 2, 9, 3, 14, T)[0].cuda()
     a, b = attention_flex(*x, window, slopes), attention_fused(*y, window, slopes)
     torch.testing.assert_close(a.double(), b, atol=5e-3, rtol=5e-3)              # float32 products may be TF32: 10 bits
-    for g, h in zip(torch.autograd.grad((a * w.float()).sum(), x), torch.autograd.grad((b * w).sum(), y)):
+    both = torch.autograd.grad((a * w.float()).sum(), x), torch.autograd.grad((b * w).sum(), y)
+    for g, h in zip(*both, strict=True):
         torch.testing.assert_close(g.double(), h, atol=2e-2, rtol=2e-2)
 
 @pytest.mark.parametrize('dtype,allowed', [(torch.bfloat16, .03), (torch.float16, .004)])
@@ -233,7 +247,8 @@ def test_sixteen_bits_forward_and_backward(dtype, allowed, window):
     y = [t.detach().double().requires_grad_() for t in x]
     a, b = attention(*x, window, slopes), attention(*y, window, slopes)
     w = qkv(1, 2, 6, 2, 14, 200)[0]
-    for m, n in zip((a, *torch.autograd.grad((a.double() * w).sum(), x)), (b, *torch.autograd.grad((b * w).sum(), y))):
+    low, high = torch.autograd.grad((a.double() * w).sum(), x), torch.autograd.grad((b * w).sum(), y)
+    for m, n in zip((a, *low), (b, *high), strict=True):
         # with window 0 two gradients are zero
         assert m.isfinite().all() and (m.double() - n).abs().max() < allowed * n.abs().max().clamp(min=.01)
 
@@ -270,3 +285,29 @@ def test_memory_stays_flat_however_much_is_read(steps):
             if i % 3 == 2: c.rollback(torch.tensor([1, 2]))
             if i == 1_000: before = resident()
     assert resident() - before < 2e6 and c.length.tolist() == [steps - steps//3, steps - 2*(steps//3)]
+
+@many
+@given(shapes(), st.integers(1, 60), st.integers(0, 30), st.sampled_from([0, 1, 7, 16, 40, 90]), st.integers(0, 99),
+       st.data())
+def test_rows_with_empty_keys_in_front_equal_rows_alone(shape, T, extra, window, seed, data):
+    B, H, G, K = shape
+    slopes, start = alibi_slopes(H), [data.draw(st.integers(0, extra)) for _ in range(B)]
+    q, k, v = qkv(seed, B, H, G, K, T, T + extra)
+    out = attention(q, k, v, window, slopes, k_start=torch.tensor(start))
+    for r, s in enumerate(start):
+        exact(out[r:r+1], dense(q[r:r+1], k[r:r+1,:,s:], v[r:r+1,:,s:], window, slopes))
+
+@pytest.mark.parametrize('T', [1, 3, 4, 20])
+def test_one_plan_serves_all_caches_of_a_stack_in_any_order(T):
+    "Blocks may be asked in any order, and each cache turns back by itself."
+    slopes, B = alibi_slopes(4), 2
+    first = KVCache(B, 2, 3, 5, 2, dtype=torch.double)
+    second, alone = (KVCache(B, 2, 3, 5, 2, dtype=torch.double, ring=r) for r in (first.ring, None))
+    for step, lengths in enumerate([None, torch.tensor([T, T//2]), None]):
+        q, kv = joined(step, B, 4, 2, 3, T)
+        plan = first.plan(T, slopes, torch.double, lengths)
+        outs = [c.attend(q, kv, slopes, plan=plan) for c in ((second, first), (first, second))[step % 2]]
+        want = alone.attend(q, kv, slopes, lengths)
+        for out in outs: assert torch.equal(out, want)
+        for c in (second, alone, first): c.rollback(min(T//2, 1))
+        assert first.length.tolist() == second.length.tolist() == alone.length.tolist()

@@ -1,4 +1,5 @@
 "Stories: pure, countable, unambiguous, consistent, seldom repeated, and worth a memory."
+import hashlib
 import math
 import re
 import pytest
@@ -10,9 +11,8 @@ def test_a_story_is_a_pure_function_of_two_numbers():
     assert story(5).text == story(5).text != story(6).text and story(5, 1).text != story(5).text
 
 def test_first_story_is_the_same_on_every_python():
-    import hashlib
-    told = ''.join(story(i, s).text for i in range(3) for s in (0, 1))
-    assert hashlib.sha256(told.encode()).hexdigest()[:16] == FIRST
+    text = ''.join(story(i, s).text for i in range(3) for s in (0, 1))
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == FIRST
 
 FIRST = 'b815dcceece1769b'
 
@@ -38,11 +38,11 @@ def test_another_text_is_refused():
 def test_facts_stand_where_they_say_and_agree():
     for s in SOME:
         for f in s.facts:
-            assert s.text[slice(*f.told)] == s.text[slice(*f.referred)] == f.answer not in f.rivals
-            assert f.told[1] <= f.referred[0]
+            assert s.text[slice(*f.told)] == s.text[slice(*f.referred)] == f.answer
+            assert f.told[1] <= f.referred[0] and f.answer not in f.rivals
 
 def test_who_has_what_stays_true():
-    "Followed from the text alone: after a trade the treasure stays with the other one, otherwise with its owner."
+    "From the text alone: after a trade the treasure is with the other one until the end, otherwise with its owner."
     for s in SOME:
         yes, no = '"Yes," said the owner' in s.text, '"No," was the answer' in s.text
         assert yes != no
@@ -62,7 +62,7 @@ def test_held_out_sentences_are_seldom_in_10_MB_of_training_text():
     assert sum(hash(x) in seen for x in held) / len(held) < .2
 
 def test_a_long_memory_pays():
-    def far(s, f): return s.text.rfind(f.answer, 0, f.referred[0]) < f.referred[0] - 200
-    lost = sum(math.log2(len(f.rivals)+1) for s in SOME for f in s.facts if far(s, f))
-    assert lost > .05 * sum(s.bits for s in SOME)
+    def lost(s, f): return s.text.rfind(f.answer, 0, f.referred[0]) < f.referred[0] - 200
+    price = sum(math.log2(len(f.rivals)+1) for s in SOME for f in s.facts if lost(s, f))
+    assert price > .05 * sum(s.bits for s in SOME)
     assert 0 < floor(SOME) < 1
