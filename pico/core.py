@@ -143,8 +143,9 @@ def byte_class(
 # %% ../nbs/00a_core.ipynb #42617490
 MOVED = {
     'data': dict.fromkeys(['InputError', 'to_bytes', 'to_text', 'TextDecoder', 'BYTE_CLASSES', 'byte_class'], 'core'),
-    'generate': dict.fromkeys(['Memory', 'Noise', 'Pace', 'accept', 'byte_probabilities', 'choose', 'clock_for', 'finite', 'guess', 'pick', 'scores', 'verify'], 'speculative') |
-                dict.fromkeys(['Generated', 'characters'], 'show'),
+    'generate': dict.fromkeys(['Noise', 'Pace', 'accept', 'byte_probabilities', 'choose', 'clock_for', 'finite', 'guess',
+                               'pick', 'scores'], 'speculative') | dict.fromkeys(['Generated', 'characters'], 'show') |
+                dict.fromkeys(['Step', 'Writing'], 'rows'),
 }
 
 def moved(
