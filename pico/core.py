@@ -165,23 +165,27 @@ def pick_device(
 # %% ../nbs/00a_core.ipynb #42617490
 MOVED = {
     'attention': {'Attention': 'block', 'KVCache': 'cache', 'Ring': 'cache'},
-    'cli': dict.fromkeys(['Parser', 'command', 'add_fields', 'given'], 'arguments'),
     'checkpoint': {'newest': 'checkpoint.latest', 'only_writer': 'checkpoint.run_lock',
                    'write_whole': 'checkpoint.atomic_write'},
-    'model': {'pick_device': 'core'},
-    'parallel': {'agree': 'parallel.all_reduce_max', 'alone': 'parallel.on_rank0', 'shared': 'parallel.broadcast',
-                 'waiting': 'parallel.no_sync'},
-    'train': dict.fromkeys(['MAY_CHANGE', 'OPTIMIZERS', 'SCHEDULES', 'TRAINING', 'TRAIN_CHOICES', 'publish',
-                            'same_text'], 'run')
-             | dict.fromkeys(['cut_metrics', 'metrics_line', 'metrics_lines', 'open_tracker', 'plot_run',
-                              'read_metrics', 'running_mean', 'span'], 'record')
-             | {'SIGNALS': 'parallel', 'budget': 'record.fraction_done', 'rate': 'train.lr_factor'},
+    'cli': dict.fromkeys(['Parser', 'command', 'add_fields', 'given'], 'arguments'),
     'data': dict.fromkeys(['InputError', 'to_bytes', 'to_text', 'TextDecoder', 'BYTE_CLASSES', 'byte_class'], 'core')
             | dict.fromkeys(['batch', 'chunk_starts', 'chunks_per_epoch', 'shuffled'], 'batches')
             | dict.fromkeys(['file_pieces', 'left_out', 'local_path', 'row_kind', 'walk'], 'files')
             | dict.fromkeys(['column_pieces', 'json_rows', 'json_texts', 'load_rows', 'quietly', 'read_rows'], 'rows')
             | dict.fromkeys(['hub_data', 'load_corpus', 'python_files', 'story_piece'], 'sources'),
+    'generate': dict.fromkeys(['Noise', 'Pace', 'accept', 'byte_probabilities', 'choose', 'clock_for', 'finite',
+                               'guess', 'pick', 'scores'], 'speculative')
+                | dict.fromkeys(['Generated', 'characters'], 'show')
+                | dict.fromkeys(['Step', 'Writing'], 'writing'),
+    'model': {'pick_device': 'core'},
+    'parallel': {'agree': 'parallel.all_reduce_max', 'alone': 'parallel.on_rank0', 'shared': 'parallel.broadcast',
+                 'waiting': 'parallel.no_sync'},
     'router': dict.fromkeys(['pack', 'unpack', 'carried', 'keep_last', 'DepthCache', 'MixtureOfDepths'], 'depth'),
+    'train': dict.fromkeys(['MAY_CHANGE', 'OPTIMIZERS', 'SCHEDULES', 'TRAINING', 'TRAIN_CHOICES', 'publish',
+                            'same_text'], 'run')
+             | dict.fromkeys(['cut_metrics', 'metrics_line', 'metrics_lines', 'open_tracker', 'plot_run',
+                              'read_metrics', 'running_mean', 'span'], 'record')
+             | {'SIGNALS': 'parallel', 'budget': 'record.fraction_done', 'rate': 'train.lr_factor'},
 }
 
 def moved(

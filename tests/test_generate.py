@@ -1,15 +1,26 @@
 "Writing: speculation changes nothing but the number of passes, batches change nothing at all, and endings are found."
-import importlib, inspect, io, itertools, json, math, random
+import inspect
+import io
+import itertools
+import json
+import math
+import random
+import runpy
 from pathlib import Path
-import numpy as np, pytest, torch
+import numpy as np
+import pytest
+import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
+from pico import generate as module
+from pico.core import InputError, to_text
 from pico.data import Corpus, MARKS
 from pico.batches import batch
-from pico.core import InputError, to_text
-from pico import generate as module
-from pico.generate import Noise, Pace, Writing, accept, byte_probabilities, characters, choose, generate, pick, rounds, scores, settle, stream, verify
+from pico.generate import generate, rounds, stream
 from pico.model import Pico, PicoConfig
+from pico.writing import Writing, verify
+from pico.show import characters
+from pico.speculative import Noise, Pace, accept, accept_drafts, byte_probabilities, choose, pick, scores
 
 fast = settings(deadline=None, derandomize=True, max_examples=25)
 DESIGN = dict(router='topk', latent_carry='no', heads='linear', heads_every=1)
@@ -63,7 +74,7 @@ def test_greedy_is_plain_greedy(trained, chained, router, carry, draft, heads):
     m = like(trained if heads == 'linear' else chained, router=router, latent_carry=carry, marks='none')
     prompts = ['Mia', 'the kite likes', 'ë', 'a b c d', 'Zoë sees the blue']
     plain, quick = (generate(m, prompts, 60, temperature=0, speculative=s, draft=draft) for s in (False, True))
-    for a, b in zip(plain, quick):
+    for a, b in zip(plain, quick, strict=True):
         assert (a.bytes, a.routed) == (b.bytes, b.routed) and len(a.bytes) == 60
         assert a.forwards == 61 and sum(a.accepted) == sum(b.accepted) == 60
         if a.router_weights[0] is not None: np.testing.assert_allclose(a.router_weights, b.router_weights, rtol=1e-5)
@@ -76,7 +87,7 @@ def ways_to_write(seed):
 
 def parted_at_a_tie(m, a, b, seed, temperature):
     "Where two texts that should be equal part: a routing score or two bytes with less than 1e-4 between them."
-    n = next(i for i, (x, y) in enumerate(zip(a.bytes, b.bytes)) if x != y)
+    n = next(i for i, (x, y) in enumerate(zip(a.bytes, b.bytes, strict=True)) if x != y)
     flip = next((i for i in range(n) if a.routed[i] != b.routed[i]), None)
     if flip is not None: return abs(a.router_weights[flip] - .5) < 1e-4
     with torch.inference_mode():
@@ -97,7 +108,7 @@ def test_every_way_writes_the_same_2000_bytes(trained, chained, heads, dtype, te
         texts[name + ' alone'] = [generate(m, prompts[0], seed=5, speculative=way, **kw)]
     parted = 0
     for name, rows in texts.items():
-        for g, plain, seed in zip(rows, texts['plain'], seeds):
+        for g, plain, seed in zip(rows, texts['plain'], seeds, strict=False):          # alone: only the first
             assert len(g.bytes) == 2000
             if g.bytes == plain.bytes and g.routed == plain.routed: continue
             parted += 1
@@ -112,16 +123,16 @@ def test_the_torch_reader_writes_the_same_bytes(chained, monkeypatch, top_p):
     quick = generate(chained, prompts, speculative=False, **kw)
     monkeypatch.setattr(module, 'quick', lambda model: False)
     for way in ways_to_write(1).values():
-        assert [(g.bytes, g.routed) for g in generate(chained, prompts, speculative=way, **kw)] == [(g.bytes, g.routed)
-                                                                                                    for g in quick]
+        slow = generate(chained, prompts, speculative=way, **kw)
+        assert [(g.bytes, g.routed) for g in slow] == [(g.bytes, g.routed) for g in quick]
         assert generate(chained, prompts[2], speculative=way, **kw).bytes == quick[2].bytes
 
 def test_every_row_has_the_noise_of_its_seed(trained):
     "One number gives every row the same noise; None gives none of them the same twice."
     a, b = generate(trained, ['Mia', 'Mia'], 40, seed=3)
     assert a.bytes == b.bytes == generate(trained, 'Mia', 40, seed=3).bytes
-    assert len({g.bytes for _ in range(2)
-                for g in generate(trained, ['Mia', 'Mia'], 40, temperature=2, seed=None)}) == 4
+    new = [g for _ in range(2) for g in generate(trained, ['Mia', 'Mia'], 40, temperature=2, seed=None)]
+    assert len({g.bytes for g in new}) == 4
 
 class Margins:
     "How sure a model was of its best byte, after every byte of a text."
@@ -131,7 +142,8 @@ class Margins:
 
 @pytest.mark.slow
 def test_greedy_is_plain_greedy_over_100_000_bytes(trained, chained, capsys):
-    "Five routers, two kinds of heads: in float64 no byte differs; in float32 a text may part only where two bytes were almost equally good."
+    """Five routers, two kinds of heads. In float64 no byte differs. In float32 a text may part only where two bytes
+    were almost equally good."""
     total, parted, saved = 0, [], 0
     for k, (router, m) in enumerate(itertools.product(['topk', 'space', 'all', 'stride', 'threshold'],
                                                       [trained, chained])):
@@ -142,7 +154,7 @@ def test_greedy_is_plain_greedy_over_100_000_bytes(trained, chained, capsys):
             m2 = like(m, router=router).to(dtype)
             plain, quick = (generate(m2, prompts, 100, temperature=0, speculative=s, ignore_end=True)
                             for s in (False, True))
-            for a, b in zip(plain, quick):
+            for a, b in zip(plain, quick, strict=True):
                 assert len(a.bytes) == len(b.bytes) == 100
                 saved += a.forwards - b.forwards
                 if dtype == torch.float64:
@@ -179,27 +191,27 @@ def test_batches_streams_and_prefixes(trained, prompts, n, speculative, draft, t
     kw = dict(temperature=temperature, top_p=top_p, speculative=speculative, draft=draft)
     seeds = list(range(len(prompts)))
     together = generate(trained, prompts, n, seed=seeds, **kw)
-    for g, p, s in zip(together, prompts, seeds):
+    for g, p, s in zip(together, prompts, seeds, strict=True):
         alone = generate(trained, p, n, seed=s, **kw)
-        assert (g.bytes, g.routed, g.forwards, g.accepted, g.prompt) == (alone.bytes, alone.routed, alone.forwards,
-                                                                         alone.accepted, p.encode())
+        assert (g.bytes, g.routed) == (alone.bytes, alone.routed)
+        assert (g.forwards, g.accepted, g.prompt) == (alone.forwards, alone.accepted, p.encode())
         assert generate(trained, p.encode(), n+7, seed=s, **kw).bytes[:n] == g.bytes
         assert [x.byte for x in stream(trained, p, n, seed=s, **kw)] == list(g.bytes)
-    assert [bytes(x.byte for x in steps) for steps in [[x for x in stream(trained, prompts, n, seed=seeds, **kw)
-                                                        if x.row == b] for b in seeds]] == [g.bytes for g in together]
+    steps = list(stream(trained, prompts, n, seed=seeds, **kw))
+    assert [bytes(x.byte for x in steps if x.row == b) for b in seeds] == [g.bytes for g in together]
 
 def test_long_prompt(trained):
     "A prompt longer than what is read at once, beside a short one."
     long = 'the kite likes a boat. ' * 250
-    for g, p in zip(generate(trained, [long, 'a', ''], 20), [long, 'a', '']):
+    for g, p in zip(generate(trained, [long, 'a', ''], 20), [long, 'a', ''], strict=True):
         assert g.bytes == generate(trained, p, 20).bytes
     naive = torch.tensor([list(b'\xfe' + long.encode())])
     with torch.inference_mode():
         assert generate(trained, long, 1, temperature=0).bytes[0] == trained(naive, heads=1).logits[0,-1,0].argmax()
 
 class Table:
-    """A two-letter model whose probabilities are quarters and depend on all bytes the cache holds; heads 2 to N are fair coins ('coin'), sure of 1 ('sure'),
-    or see the byte before: a coin after 0, sure of 1 after 1 ('chain')."""
+    """A two-letter model whose probabilities are quarters and depend on all bytes the cache holds. Heads 2 to N are
+    fair coins ('coin'), sure of 1 ('sure'), or see the byte before: a coin after 0, sure of 1 after 1 ('chain')."""
     def __init__(self, N, kind):
         self.config, self.sure = PicoConfig.preset('nano', next_tokens=N, marks='none', **DESIGN), kind == 'sure'
         if kind == 'chain': self.unembedding = self
@@ -213,7 +225,7 @@ class Table:
         self.seen = [[] for _ in range(rows)]
         return self
     def rollback(self, n):
-        for s, k in zip(self.seen, n.tolist()): del s[len(s)-k:]
+        for s, k in zip(self.seen, n.tolist(), strict=True): del s[len(s)-k:]
     @staticmethod
     def quarter(seen): return 1 + sum((i+1)*v for i, v in enumerate(seen)) % 3
     def __call__(self, x, cache, lengths, heads, **kw):
@@ -237,14 +249,15 @@ class Script:
 @pytest.mark.parametrize('N,kind,L,used,least', [(2, 'sure', 4, 5, .3), (2, 'coin', 4, 5, .3), (3, 'sure', 4, 6, .3),
                                                  (3, 'chain', 4, 6, .4), (3, 'chain', 4, 6, 0), (3, 'chain', 4, 6, .6)])
 def test_exact_by_counting_every_random_number(N, kind, L, used, least):
-    """All chances are quarters, so four values of each position's noise are all there is: the loop itself is run on every combination, drafts beyond the end included.
-    With `least` = 0.4 the chain guesses a second byte after a 1 only, with 0.6 it guesses at all only after a 1. Each text is the plain one of its noise."""
+    """All chances are quarters, so four values of each position's noise are all there is: the loop itself is run on
+    every combination, drafts beyond the end included. With `least` = 0.4 the chain guesses a second byte after a 1
+    only, with 0.6 it guesses at all only after a 1. Each text is the plain one of its noise."""
     grid, law, model, texts = [math.log(u/(1-u)) for u in (1/8, 3/8, 5/8, 7/8)], {}, Table(N, kind), {}
     combos, passes = list(itertools.product(grid, repeat=used)), {}
     for drafts in (0, N-1):
         for i in range(0, len(combos), 2048):
             rows = [Writing(0, L) for _ in combos[i:i+2048]]
-            for r, c in zip(rows, combos[i:]): r.noise = Script(c)
+            for r, c in zip(rows, combos[i:i+2048], strict=True): r.noise = Script(c)
             for _ in rounds(model, [b'\0']*len(rows), rows, 1., None, drafts, draft='drawn', least=least): pass
             texts.setdefault(drafts, []).extend(bytes(r.data) for r in rows)
             passes[drafts] = passes.get(drafts, 0) + sum(r.forwards for r in rows)
@@ -259,12 +272,12 @@ def test_exact_by_counting_every_random_number(N, kind, L, used, least):
 
 @pytest.mark.parametrize('p', [[[.25, .75], [.5, .5], [.75, .25]], [[1, 0], [.25, .75], [.5, .5]]])
 @pytest.mark.parametrize('q', [[[.5, .5], [.5, .5]], [[0, 1], [.5, .5]], [[.5, .5], [0, 1]]])
-def test_verify_by_counting_every_random_number(p, q):
+def test_accept_drafts_by_counting_every_random_number(p, q):
     "The rejection rule for two drafts and the byte after them; what a refusal leaves open is drawn plainly."
     p, q, grid, law = np.array(p), np.array(q), (1/8, 3/8, 5/8, 7/8), {}
     for u in itertools.product(grid, repeat=5):
         drafts = [int(pick(q[k], u[k])) for k in (0, 1)]
-        n, new = verify(p, q, drafts, np.array(u[2:]))
+        n, new = accept_drafts(p, q, drafts, np.array(u[2:]))
         text = [*drafts[:n], new]
         for rest in itertools.product(range(2), repeat=3-len(text)):
             whole = (*text, *rest)
@@ -296,14 +309,16 @@ def test_accept_gives_p_whatever_q(V, seed, sure):
 
 def alike(m, n, temperature, draft='drawn'):
     "The p-value of a chi-square test: n short texts written plainly, n with speculation."
-    a, b = ([g.bytes for g in generate(m, ['Mia likes the ']*n, 3, temperature=temperature, seed=list(range(s, s+n)),
-                                       speculative=k, draft=draft)] for s, k in ((0, False), (n, True)))
+    def texts(first, speculative):
+        return [g.bytes for g in generate(m, ['Mia likes the ']*n, 3, temperature=temperature, draft=draft,
+                                          seed=list(range(first, first+n)), speculative=speculative)]
+    a, b = texts(0, False), texts(n, True)
     often = [t for t in sorted(set(a + b)) if a.count(t) + b.count(t) >= 20]
     counts = [(a.count(t), b.count(t)) for t in often]
-    counts.append((n - sum(x for x,_ in counts), n - sum(y for _,y in counts)))
+    counts.append((n - sum(x for x, _ in counts), n - sum(y for _, y in counts)))
     assert len(often) > 4
-    return torch.special.gammaincc(torch.tensor((len(counts)-1)/2),
-                                   torch.tensor(sum((x-y)**2 / max(x+y, 1) for x, y in counts)/2)).item()
+    chi2 = sum((x-y)**2 / max(x+y, 1) for x, y in counts)
+    return torch.special.gammaincc(torch.tensor((len(counts)-1)/2), torch.tensor(chi2/2)).item()
 
 @pytest.mark.parametrize('heads', ['linear', 'chained'])
 def test_samples_have_the_plain_distribution(trained, chained, heads):
@@ -311,33 +326,34 @@ def test_samples_have_the_plain_distribution(trained, chained, heads):
     assert alike(like(trained if heads == 'linear' else chained, router='space').float(), 2500, .8) > .001
 
 def test_mistakes_are_noticed(trained, monkeypatch):
-    """A refused byte drawn again with other noise, as the original does; the temperature multiplied in verifying (its second mistake); drafts drawn with the noise
-    of the byte before. The first two are far outside what the test above allows; the third costs only passes, since what is written never depends on a draft."""
+    """A refused byte drawn again with other noise, as the original does; the temperature multiplied in verifying (its
+    second mistake); drafts drawn with the noise of the byte before. The first two are far outside what the test above
+    allows. The third costs only passes, since what is written never depends on a draft."""
     m, t = like(trained, router='space').float(), .6
     other = np.random.default_rng(0)
-    def redrawn(rows, s, temperature, *rest):
-        s, i = s.copy(), 0
+    def redrawn(rows, s, *rest):
+        s, first = s.copy(), 0
         for r in rows:
-            T = len(r.x)
+            T = len(r.pending)
             noise = r.noise(len(r.data), T)
-            wrong = next((k for k, v in enumerate(choose(s[i:i+T], noise)[:-1]) if v != r.x[k+1]),
-                         None) if T > 1 else None
-            if wrong is not None: s[i+wrong] += other.gumbel(size=256) - noise[wrong]
-            i += T
-        return settle(rows, s, temperature, *rest)
-    def multiplied(rows, s, temperature, *rest):
-        guessed = np.repeat([len(r.x) > 1 for r in rows], [len(r.x) for r in rows])
-        return settle(rows, np.where(guessed[:,None], s*t*t, s), temperature, *rest)
+            chosen = choose(s[first:first+T], noise) if T > 1 else []
+            wrong = next((k for k, v in enumerate(chosen[:-1]) if v != r.pending[k+1]), None)
+            if wrong is not None: s[first+wrong] += other.gumbel(size=256) - noise[wrong]
+            first += T
+        return verify(rows, s, *rest)
+    def multiplied(rows, s, *rest):
+        guessed = np.repeat([len(r.pending) > 1 for r in rows], [len(r.pending) for r in rows])
+        return verify(rows, np.where(guessed[:,None], s*t*t, s), *rest)
     assert alike(m, 4000, t, 'likely') > .001
     for mistake in (redrawn, multiplied):
-        monkeypatch.setattr(module, 'settle', mistake)
+        monkeypatch.setattr(module, 'verify', mistake)
         assert alike(m, 4000, t, 'likely') < 1e-6, mistake
-    monkeypatch.setattr(module, 'settle', settle)
+    monkeypatch.setattr(module, 'verify', verify)
     kw = dict(temperature=1, seed=list(range(8)), ignore_end=True, lookup=False, speculative=True)
     right = generate(m, ['Mia']*8, 100, **kw)
     guess = module.guess
-    monkeypatch.setattr(module, 'guess', lambda ahead, h, last, noise,
-                        *how: guess(ahead, h, last, np.roll(noise, 1, 1), *how))
+    def late(ahead, h, last, noise, *how): return guess(ahead, h, last, np.roll(noise, 1, 1), *how)
+    monkeypatch.setattr(module, 'guess', late)
     shifted = generate(m, ['Mia']*8, 100, **kw)
     assert [g.bytes for g in shifted] == [g.bytes for g in right]
     assert sum(g.forwards for g in shifted) > sum(g.forwards for g in right)
@@ -345,8 +361,9 @@ def test_mistakes_are_noticed(trained, monkeypatch):
 class Says:
     "Writes a given text, whatever it reads; its drafts are right (`off` = 0) or wrong."
     def __init__(self, text, N=4, off=0, marks='bytes', fail_at=None):
-        self.config, self.text, self.off, self.fail_at, self.calls = PicoConfig.preset(
-            'nano', next_tokens=N, marks=marks, **DESIGN), text + b'.'*300, off, fail_at, 0
+        self.config = PicoConfig.preset('nano', next_tokens=N, marks=marks, **DESIGN)
+        self.text, self.off = text + b'.'*300, off
+        self.fail_at, self.calls = fail_at, 0
     def new_cache(self, rows, max_rollback):
         self.at = -1
         return self
@@ -369,13 +386,14 @@ def test_drafts_always_and_never_right(N, draft):
     text = bytes(range(32, 127))
     for off, forwards in ((0, 1 + -(-63//N) + 1), (1, 65)):
         g = generate(Says(text, N, off), 'ab', 64, draft=draft, speculative=True)
-        assert g.bytes == text[:64] and g.routed == [b % 2 == 1 for b in g.bytes] and abs(g.forwards
-                                                                                          - forwards) <= (off == 0)
+        assert g.bytes == text[:64] and g.routed == [b % 2 == 1 for b in g.bytes]
+        assert abs(g.forwards - forwards) <= (off == 0)
         assert set(g.accepted[1:-1]) == ({1} if off else {N}) and sum(g.accepted) == 64
     assert generate(Says(text, N), 'ab', 64, speculative=False).forwards == 65
 
 class Weather(Says):
-    "Its heads are right or wrong by the position in the text; a pass takes 1 s, and a quarter more for each further byte."
+    """Its heads are right or wrong by the position in the text; a pass takes 1 s, and a quarter more for each further
+    byte."""
     def __init__(self, text, wrong, N=4):
         super().__init__(text, N)
         self.wrong, self.now = wrong, 0.
@@ -390,29 +408,32 @@ def written_with(m, n, way, **kw):
     pace = Pace(clock=m.clock) if way == 'auto' else way
     g = generate(m, '', n, temperature=0, lookup=False, speculative=pace, **kw)
     assert g.bytes == m.text[:n]
-    return m.now, [w for w, k in zip([None, *pace.taken], g.accepted) for _ in range(k)] if way == 'auto' else None
+    if way != 'auto': return m.now, None
+    return m.now, [w for w, k in zip([None, *pace.taken], g.accepted, strict=False) for _ in range(k)]
 
 TEXT = bytes(random.Random(0).choices(range(32, 127), k=9000))
 
 def test_drafting_stops_and_starts_again():
     "Heads that are right for 1,500 bytes, wrong for 3,000, and right again."
     _, ways = written_with(Weather(TEXT, lambda at: 1500 <= at < 4500), 9000, 'auto')
-    share = lambda a, b: ways[a:b].count('heads') / (b - a)
+    def share(a, b): return ways[a:b].count('heads') / (b - a)
     assert share(100, 1500) > .9 and share(1600, 4500) < .05 and share(5700, 9000) > .9
     assert ways[1500:1600].count('heads') < 60 and 'heads' in ways[1700:4500]        # it stops soon, and goes on trying
 
 def test_no_slower_than_plain_and_nearly_as_fast_as_forced():
-    "Over 2,000 bytes: at most 5% slower than plain writing when no draft ever stands, at least 0.9 of forced drafting when all stand, or two out of three."
+    """Over 2,000 bytes: at most 5% slower than plain writing when no draft ever stands, at least 0.9 of forced drafting
+    when all stand, or two out of three."""
     for wrong in (lambda at: True, lambda at: False, lambda at: at % 3 == 0):
         seconds = {way: written_with(Weather(TEXT, wrong), 2000, way)[0] for way in (False, True, 'auto')}
         assert seconds['auto'] <= 1.05 * seconds[False]
         if seconds[True] < seconds[False]: assert seconds['auto'] <= seconds[True] / .9
 
 def test_copies_and_heads_are_judged_apart():
-    "Heads that are always wrong beside text that repeats itself: copies are kept, heads are not; and the other way round."
+    """Heads that are always wrong beside text that repeats itself: copies are kept, heads are not; and the other way
+    round."""
     for repeats, wrong, good, bad in ((True, True, 'copies', 'heads'), (False, False, 'heads', 'copies')):
         text = TEXT[:40]*60 if repeats else b''.join(b'the end' + TEXT[i:i+9] for i in range(0, 2000, 9))
-        m = Weather(text, lambda at: wrong)
+        m = Weather(text, lambda at, wrong=wrong: wrong)
         pace = Pace(clock=m.clock)
         generate(m, '', 2000, temperature=0, speculative=pace)
         assert pace.taken.count(good) > 4 * pace.taken.count(bad), (good, len(pace.taken))
@@ -447,8 +468,9 @@ def test_endings(speculative):
     close = MARKS['tags'][1]
     for says, marks, stop, expect in [(b'one\xfftwo', 'bytes', None, b'one'), (b'\xff', 'bytes', None, b''),
                                       (b'a</pico</pico:seq' + close + b'b', 'tags', None, b'a</pico</pico:seq'),
-            (close, 'tags', None, b''), (b'aab', 'bytes', 'ab', b'a'), (b'x yz. w', 'bytes', ['w', b'z.'], b'x y'),
-            ('né!'.encode(), 'bytes', 'é', b'n')]:
+                                      (close, 'tags', None, b''), (b'aab', 'bytes', 'ab', b'a'),
+                                      (b'x yz. w', 'bytes', ['w', b'z.'], b'x y'),
+                                      ('né!'.encode(), 'bytes', 'é', b'n')]:
         for off in (0, 1):
             assert generate(Says(says, 4, off, marks), 'p', 50, stop=stop, **kw).bytes == expect
             assert bytes(s.byte for s in stream(Says(says, 4, off, marks), 'p', 50, stop=stop, **kw)) == expect
@@ -482,11 +504,12 @@ def test_a_stream_left_open_leaks_no_inference_mode(trained):
     try: assert generate(trained, 'Mia', 9).bytes == generate(trained.eval(), 'Mia', 9).bytes
     finally: trained.eval()
 
-@pytest.mark.parametrize('kw,word', [(dict(temperature=-.1), 'temperature=-0.1'), (dict(temperature=math.nan), 'nan'),
-                                     (dict(temperature=math.inf), 'inf'), (dict(temperature='hot'), 'hot'),
+@pytest.mark.parametrize('kw,word', [
+    (dict(temperature=-.1), 'temperature=-0.1'), (dict(temperature=math.nan), 'nan'),
+    (dict(temperature=math.inf), 'inf'), (dict(temperature='hot'), 'hot'),
     (dict(top_p=0), 'top_p=0'), (dict(top_p=1.01), 'top_p'), (dict(top_p=math.nan), 'nan'),
     (dict(max_bytes=-1), 'max_bytes'), (dict(max_bytes=1.5), 'max_bytes'), (dict(seed=-1), 'seed'),
-    (dict(seed=[1, 2]), '2 seeds'), (dict(draft='bold'), 'bold'), (dict(prompt=7), 'not int'),
+    (dict(seed=[1, 2]), '2 seeds'), (dict(stop=5), 'stop=5'), (dict(draft='bold'), 'bold'), (dict(prompt=7), 'not int'),
     (dict(prompt=['a', 7]), 'not int')])
 def test_mistakes_are_named(trained, kw, word):
     kw = dict(prompt='a') | kw
@@ -525,14 +548,20 @@ def test_probabilities(seed, temperature, top_p):
 
 def test_page(trained):
     g = generate(Says(b'<b>&\x00\n'), '<i>', 6)
-    assert '&lt;b&gt;&amp;\u2400' in g.html().replace('</span>',
-                                                      '').replace(
-                                                          '<span style="background:rgba(255,150,0,0.6);border-radius:2px">', '') and '<i>' not in g.html() and g.html().startswith('<!doctype html>')
+    page = g.html()
+    bare = page.replace('</span>', '').replace('<span style="background:rgba(255,150,0,0.6);border-radius:2px">', '')
+    assert '&lt;b&gt;&amp;\u2400' in bare and '<i>' not in page and page.startswith('<!doctype html>')
 
-def test_the_speed_command_runs(trained, tmp_path, monkeypatch):
+def test_both_doors_show_their_options():
+    "Whoever asks for help sees every option with its default, and a misspelt one is refused by name."
+    for f in (generate, stream):
+        shown = inspect.signature(f).parameters
+        assert list(shown)[:4] == ['model', 'prompt', 'max_bytes', 'temperature'] and shown['temperature'].default == .8
+        with pytest.raises(TypeError, match='temprature'): f(None, 'a', temprature=1)
+
+def test_the_speed_command_runs(trained, tmp_path):
     "A few bytes of an untrained model and of a saved one, with what it says about them; mistakes are named."
-    monkeypatch.syspath_prepend(Path(__file__).parents[1]/'nbs'/'experiments')
-    main = importlib.import_module('speed').main
+    main = runpy.run_path(str(Path(__file__).parents[1]/'nbs'/'12_speed.py'))['main']
     trained.save_pretrained(tmp_path/'model')
     (tmp_path/'start.txt').write_text('Mia likes')
     main([f"mine={tmp_path/'model'}", '--prompt_file', f"mine={tmp_path/'start.txt'}", '--smoke', '--out',

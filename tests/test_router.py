@@ -2,7 +2,6 @@
 import dataclasses
 import pytest
 import torch
-from pico.data import Corpus
 from pico.batches import batch
 from pico.sources import load_corpus
 from pico.evaluate import bits_per_byte
