@@ -1,11 +1,13 @@
 "The book as a whole: imports point downward, nothing is stale, the version has one source."
 import ast
 import configparser
+import importlib
 import json
 import re
 import shutil
 import pytest
 import check_sync
+from pico.core import MOVED
 
 ROOT = check_sync.ROOT
 NOTEBOOKS = sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
@@ -58,3 +60,31 @@ def test_prose_accompanies_code():
     for p in NOTEBOOKS:
         kinds = [c['cell_type'] for c in cells(p)]
         assert kinds.count('markdown') >= kinds.count('code') / 2, p.name
+
+# what shared programs import: the public surface, and every name that has moved since
+PUBLIC = """data load_corpus batch Corpus, model Pico PicoConfig, evaluate bits_per_byte router_report, soap SOAP,
+train TrainConfig train, generate generate stream, attention attention, router ROUTERS Router Route router,
+cli train_command generate_command eval_command"""
+
+def test_public_names_stay_where_they_were():
+    for line in PUBLIC.replace('\n', ' ').split(','):
+        module, *names = line.split()
+        for name in names: assert hasattr(importlib.import_module(f'pico.{module}'), name), (module, name)
+
+def test_moved_names_are_found_at_their_old_places():
+    for module, names in MOVED.items():
+        for name in names: assert hasattr(importlib.import_module(f'pico.{module}'), name), (module, name)
+
+def test_cells_functions_and_modules_have_a_size():
+    for p in NOTEBOOKS:
+        for c in cells(p):
+            text = ''.join(c['source'])
+            if c['cell_type'] != 'code' or not text.startswith('#| export'): continue
+            assert text.count('\n') < 50, f'{p.name}: an exported cell of more than 50 lines\n{text[:200]}'
+    for p in (ROOT/'pico').glob('*.py'):
+        if p.name == '_modidx.py': continue
+        code = p.read_text(encoding='utf-8')
+        assert code.count('\n') <= 350, f'{p.name} has more than 350 lines'
+        for node in ast.walk(ast.parse(code)):
+            if not isinstance(node, ast.FunctionDef): continue
+            assert node.end_lineno - node.lineno < 40, f'{p.name}: {node.name} has more than 40 lines'
