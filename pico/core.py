@@ -180,7 +180,9 @@ MOVED = {
     'model': {'pick_device': 'core'},
     'parallel': {'agree': 'parallel.all_reduce_max', 'alone': 'parallel.on_rank0', 'shared': 'parallel.broadcast',
                  'waiting': 'parallel.no_sync'},
-    'router': dict.fromkeys(['pack', 'unpack', 'carried', 'keep_last', 'DepthCache', 'MixtureOfDepths'], 'depth'),
+    'router': dict.fromkeys(['pack', 'unpack', 'carried', 'keep_last', 'DepthCache', 'MixtureOfDepths'], 'depth')
+              | dict.fromkeys(['RunningQuantile', 'below_ceiling', 'ThresholdRouter', 'PredictorRouter'], 'budget')
+              | {'Threshold': 'budget.ThresholdRouter', 'Predictor': 'budget.PredictorRouter'},
     'train': dict.fromkeys(['MAY_CHANGE', 'OPTIMIZERS', 'SCHEDULES', 'TRAINING', 'TRAIN_CHOICES', 'publish',
                             'same_text'], 'run')
              | dict.fromkeys(['cut_metrics', 'metrics_line', 'metrics_lines', 'open_tracker', 'plot_run',

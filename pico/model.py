@@ -22,8 +22,8 @@ from fastcore.basics import patch
 from .core import InputError, Settings, moved, pick_device, setting
 from .data import MARKS
 from .block import RMSNorm, Stack
-from .router import ROUTERS
 from .depth import MixtureOfDepths
+from .budget import ROUTERS
 from .heads import HEADS
 
 # %% ../nbs/07_model.ipynb #aff78ea5

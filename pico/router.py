@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['ROUTERS', 'RENAMED', 'Route', 'RunningState', 'Router', 'router', 'AllRouter', 'NoneRouter', 'spacelike', 'by_space',
            'by_table', 'SpaceRouter', 'exact', 'StrideRouter', 'RandomRouter', 'best_of', 'weighed', 'TopKRouter',
-           'RunningQuantile', 'below_ceiling', 'ThresholdRouter', 'PredictorRouter', 'normed', 'TunedRouter',
-           'whitespace', 'WhitespaceRouter', 'WordsRouter']
+           'normed', 'TunedRouter', 'whitespace', 'WhitespaceRouter', 'WordsRouter']
 
 # %% ../nbs/05_router.ipynb #17d130ee
 import math
@@ -224,94 +223,6 @@ class TopKRouter(Router):
         "Binary cross-entropy between the router weight and the choice made in training."
         return F.binary_cross_entropy_with_logits(route.logits, route.chosen.to(route.logits.dtype))
 
-# %% ../nbs/05_router.ipynb #6a522090
-class RunningQuantile(RunningState):
-    "A running estimate of the value that a fraction `above` of all scores exceeds."
-    def __init__(self,
-        above:float,  # 0 to 1
-        rate:float=.5,# how far each step moves towards the newest scores
-    ):
-        super().__init__()
-        self.above, self.rate = above, rate
-        self.register_buffer('value', torch.zeros((), dtype=torch.float64))
-        # how many scores fell into each bin, 64 bins per unit of asinh(score)
-        self.register_buffer('histogram', torch.zeros(2048, dtype=torch.long), persistent=False)
-
-    def _apply(self, fn, recurse=True):
-        "How a module moves to a device; one without float64 gets the value in float32."
-        try: return super()._apply(fn, recurse)
-        except TypeError:
-            self.value = self.value.float()
-            return super()._apply(fn, recurse)
-
-    def count(self, scores:Tensor): # any shape
-        "Add scores to the histogram."
-        bins = ((torch.asinh(exact(scores.detach())) + 16) * 64).long().clamp(0, 2047)
-        self.histogram += torch.bincount(bins.flatten(), minlength=2048).to(self.histogram.device)
-
-    def counted(self)->list: return [self.histogram]
-
-    def step(self):
-        "Move towards the quantile of what was counted, and forget the counts."
-        counts = exact(self.histogram)
-        below = counts.cumsum(0)                                  # scores up to the end of each bin
-        wanted = (1 - self.above) * below[-1]
-        b = int((below < wanted).sum())                           # the bin in which that many are reached
-        if below[-1] == 0: return
-        inside = (wanted - below[b] + counts[b]) / counts[b].clamp(min=1)
-        newest = torch.sinh((b + inside) / 64 - 16).to(self.value)
-        self.value += self.rate * (newest - self.value)
-        self.histogram.zero_()
-
-# %% ../nbs/05_router.ipynb #e9a74f72
-def below_ceiling(
-    chosen:Tensor,  # (B, T) bool
-    ceiling:int,    # the most that may go deep in a row
-)->Tensor:          # (B, T) bool
-    "Drop the latest chosen bytes of rows that chose too many."
-    return chosen & (chosen.cumsum(1) <= ceiling)
-
-@router('threshold')
-class ThresholdRouter(Router):
-    """Deep when the score passes its running (1 - capacity) quantile, in training as in writing (arXiv 2603.11535).
-    The weight is tanh(score - threshold)."""
-    def __init__(self, dim:int, capacity:float):
-        super().__init__(dim, capacity)
-        self.weight = nn.Parameter(torch.randn(1, dim))
-        self.quantile = RunningQuantile(capacity)
-
-    def forward(self, x, values, before, position, train=False):
-        logits = F.linear(x, self.weight / self.weight.shape[1]**.5)[...,0]
-        if logits.dtype != torch.float64: logits = logits.float()
-        over = logits - self.quantile.value.to(logits.dtype)
-        chosen = over > 0
-        if train and self.training:                               # frozen, and nothing dropped, outside training
-            self.quantile.count(logits)
-            chosen = below_ceiling(chosen, 1 + int(2 * self.capacity * logits.shape[1]))
-        return Route(chosen, torch.tanh(over), logits)
-
-# %% ../nbs/05_router.ipynb #323e2637
-@router('predictor')
-class PredictorRouter(TopKRouter):
-    """Top-k in training; a small network, trained beside the model, predicts the choice for causal use
-    (arXiv 2404.02258, sec. 3.5)."""
-    def __init__(self, dim:int, capacity:float):
-        super().__init__(dim, capacity)
-        self.predict = nn.Sequential(nn.Linear(dim, dim//2), nn.SiLU(), nn.Linear(dim//2, 1))
-        self.quantile = RunningQuantile(capacity)
-
-    def forward(self, x, values, before, position, train=False):
-        route = super().forward(x, values, before, position, train)
-        route.guess = self.predict(F.rms_norm(x.detach(), x.shape[-1:]))[...,0]
-        if route.guess.dtype != torch.float64: route.guess = route.guess.float()
-        if train and self.training: self.quantile.count(route.guess)
-        if not train: route.chosen = route.guess > self.quantile.value.to(route.guess.dtype)
-        return route
-
-    def auxiliary(self, route:Route)->Tensor:
-        "Binary cross-entropy of the prediction; it does not reach the model."
-        return F.binary_cross_entropy_with_logits(route.guess, route.chosen.to(route.guess.dtype))
-
 # %% ../nbs/05_router.ipynb #1be483e9
 def normed(
     x:np.ndarray, # (M, D)
@@ -371,7 +282,7 @@ class WordsRouter(TunedRouter):
     kind = staticmethod(whitespace)
 
 # %% ../nbs/05_router.ipynb #88a56e12
-RENAMED = 'All', 'Space', 'Stride', 'Random', 'TopK', 'Threshold', 'Predictor', 'Tuned', 'Whitespace', 'Words'
-RENAMED = {name: name + 'Router' for name in RENAMED} | {'Nothing': 'NoneRouter'}
+RENAMED = {name: name + 'Router' for name in ('All', 'Space', 'Stride', 'Random', 'TopK', 'Tuned', 'Whitespace', 'Words')}
+RENAMED['Nothing'] = 'NoneRouter'
 
 def __getattr__(name): return globals()[RENAMED[name]] if name in RENAMED else moved(__name__, name)
