@@ -105,6 +105,7 @@ class Drafting:
         plan:Plan,
     ):
         self.model, self.rows, self.plan = model, rows, plan
+        self.most = plan.most                     # 0 = plain writing
         self.pace = plan.pace or Always()
         if self.pace.clock is None: self.pace.clock = clock_for(model)
         self.heads, self.started = None, None     # the heads' drafter; when this round began, if it is timed
@@ -149,7 +150,7 @@ def draft(self:Drafting,
 ):
     "Draft what follows in each row; nothing while plain writing rests."
     self.started = None
-    if not self.plan.most: return
+    if not self.most: return
     found = self.find() if self.pace.looks else []
     if not found and self.pace.resting(): return
     self.started = self.pace.clock()
