@@ -1,14 +1,16 @@
 __version__ = "0.1.0"
 
-# How PyTorch's threads wait for each other is read once, when torch is imported, so it is set here. Chapter 13 measures it.
-import os, time
+# How PyTorch's threads wait for each other is read once, when torch is imported, so it is set here (chapter 13).
+import os
+import time
 
 def other_tasks():
-    "How many tasks besides this one want a processor now: the middle of five looks within 10 ms; 0 where the system does not say."
+    "How many tasks besides this one want a processor: the middle of five looks; 0 where the system does not say."
     looks = []
     for _ in range(5):
         try:
-            with open('/proc/stat') as f: looks += [int(line.split()[1]) - 1 for line in f if line.startswith('procs_running')]
+            with open('/proc/stat') as f: words = [line.split() for line in f]
+            looks += [int(w[1]) - 1 for w in words if w[0] == 'procs_running']
         except (OSError, ValueError): pass
         time.sleep(.002)
     return sorted(looks)[len(looks)//2] if looks else 0

@@ -9,7 +9,8 @@ __all__ = ['RunningQuantile', 'below_ceiling', 'ThresholdRouter', 'PredictorRout
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
-from .router import ROUTERS, Route, Router, RunningState, TopKRouter, exact, router
+from .router import ROUTERS as ROUTERS
+from .router import Route, Router, RunningState, TopKRouter, exact, router
 
 # %% ../nbs/05b_budget.ipynb #6a522090
 class RunningQuantile(RunningState):

@@ -282,7 +282,7 @@ class WordsRouter(TunedRouter):
     kind = staticmethod(whitespace)
 
 # %% ../nbs/05_router.ipynb #88a56e12
-RENAMED = {name: name + 'Router' for name in ('All', 'Space', 'Stride', 'Random', 'TopK', 'Tuned', 'Whitespace', 'Words')}
-RENAMED['Nothing'] = 'NoneRouter'
+RENAMED = 'All', 'Space', 'Stride', 'Random', 'TopK', 'Tuned', 'Whitespace', 'Words'
+RENAMED = {name: name + 'Router' for name in RENAMED} | {'Nothing': 'NoneRouter'}
 
 def __getattr__(name): return globals()[RENAMED[name]] if name in RENAMED else moved(__name__, name)

@@ -8,7 +8,6 @@ __all__ = ['lr_factor', 'backward', 'make_optimizer', 'flops_per_byte', 'pick_au
 
 # %% ../nbs/11_train.ipynb #5c7b5ecc
 import contextlib
-import dataclasses
 import math
 import time
 from pathlib import Path
@@ -94,7 +93,7 @@ def flops_per_byte(
     if routed is None: routed = router.fraction(c.latent_capacity_factor)
     shallow = 2*c.fb_num_blocks * (block + look(c.fb_att_window_size))
     deep = routed * c.latent_num_blocks * (block + look(c.latent_att_window_size))
-    carrying = 2 * c.dim if c.latent_carry == 'yes' else 0
+    carrying = 2 * c.dim if c.latent_carry else 0
     heads = HEADS[c.heads].multiplications(c.dim, c.next_tokens, c.heads_every)
     return 3 * 2 * (shallow + deep + (router.multiplications(c.dim) + carrying) + heads)
 
