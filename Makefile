@@ -15,6 +15,7 @@ demo: .venv/.ok
 	$(BIN)/pico-generate runs/demo --prompt "Once upon a time" --max_bytes 300 --temperature 0.5 --no_latent
 
 test: .venv/.ok
+	$(BIN)/ruff check
 	$(BIN)/python tests/check_sync.py
 	$(ONE) $(BIN)/nbdev_test --n_workers 2
 	$(ONE) $(BIN)/python -m pytest -n 2 -q
