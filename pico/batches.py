@@ -153,12 +153,12 @@ def steps(self:Corpus,
 
 # %% ../nbs/01a_batches.ipynb #7144da4b
 @patch
-def state(self:Corpus)->dict: # empty
+def state_dict(self:Corpus)->dict: # empty
     "What a checkpoint has to remember: nothing."
     return {}
 
 @patch
-def load_state(self:Corpus, state:dict): "Nothing to take over."
+def load_state_dict(self:Corpus, state:dict): "Nothing to take over."
 
 @patch
 def validation(self:Corpus,

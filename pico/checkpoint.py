@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CANNOT_FLUSH', 'NO_RIGHT', 'IN_THE_WAY', 'REMEDIES', 'flush', 'reason', 'remedy', 'atomic_write', 'MayNotRead',
            'seal', 'write_json', 'read_json', 'take_apart', 'put_together', 'sha256', 'write_files', 'remove',
-           'all_steps', 'save', 'verify', 'load', 'latest', 'Background', 'copied', 'run_lock']
+           'all_steps', 'save', 'find_damage', 'load', 'latest', 'Background', 'copied', 'run_lock']
 
 # %% ../nbs/10_checkpoint.ipynb #b63816e1
 import errno
@@ -227,7 +227,7 @@ def save(
     return final
 
 # %% ../nbs/10_checkpoint.ipynb #90e55448
-def verify(
+def find_damage(
     checkpoint:Path, # a checkpoint folder
 )->str:              # what is wrong with it in a few words, or None
     "Compare every file with the manifest. Raises `MayNotRead` for one that may not be read: it need not be damaged."
@@ -271,7 +271,7 @@ def latest(
     "The newest checkpoint that is whole; damaged ones are named and passed over, one that may not be read is not."
     for step in reversed(all_steps(folder)):
         c = Path(folder)/f'{step:08d}'
-        wrong = verify(c)
+        wrong = find_damage(c)
         if wrong is None: return c
         report(f'checkpoint {step} is damaged: {wrong}; using the one before it')
 

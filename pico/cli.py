@@ -19,7 +19,7 @@ from .data import RULE
 from .sources import load_corpus
 from .model import PRESETS, Pico, PicoConfig
 from .evaluate import bits_per_byte, recall, router_report
-from .parallel import join, leave
+from .parallel import join_group, leave_group
 from .streaming import Stream
 from .train import train
 from .record import plot_run, read_metrics
@@ -127,13 +127,13 @@ def pico_train(args=None):
     "Make a model and train it, or go on with the run in OUT."
     a = train_parser().parse_args(args)
     source, design, settings, how = asked(a)
-    rank, _ = join()
+    rank, _ = join_group()
     try:
         train(a.out, source, design, settings, **how)
         if not rank:
             draw_run(Path(a.out), source)
             report_run(Path(a.out), source, settings, how)
-    finally: leave()
+    finally: leave_group()
 
 train_command = command(pico_train)
 

@@ -166,7 +166,7 @@ def pick_device(
 MOVED = {
     'attention': {'Attention': 'block', 'KVCache': 'cache', 'Ring': 'cache'},
     'checkpoint': {'newest': 'checkpoint.latest', 'only_writer': 'checkpoint.run_lock',
-                   'write_whole': 'checkpoint.atomic_write'},
+                   'verify': 'checkpoint.find_damage', 'write_whole': 'checkpoint.atomic_write'},
     'cli': dict.fromkeys(['Parser', 'command', 'add_fields', 'given'], 'arguments'),
     'data': dict.fromkeys(['InputError', 'to_bytes', 'to_text', 'TextDecoder', 'BYTE_CLASSES', 'byte_class'], 'core')
             | dict.fromkeys(['batch', 'chunk_starts', 'chunks_per_epoch', 'shuffled'], 'batches')
@@ -178,11 +178,12 @@ MOVED = {
                 | dict.fromkeys(['Generated', 'characters'], 'show')
                 | dict.fromkeys(['Step', 'Writing'], 'writing'),
     'model': {'pick_device': 'core'},
-    'parallel': {'agree': 'parallel.all_reduce_max', 'alone': 'parallel.on_rank0', 'shared': 'parallel.broadcast',
-                 'waiting': 'parallel.no_sync'},
+    'parallel': {'agree': 'parallel.all_reduce_max', 'alone': 'parallel.on_rank0', 'join': 'parallel.join_group',
+                 'leave': 'parallel.leave_group', 'shared': 'parallel.broadcast', 'waiting': 'parallel.no_sync'},
     'router': dict.fromkeys(['pack', 'unpack', 'carried', 'keep_last', 'DepthCache', 'MixtureOfDepths'], 'depth')
               | dict.fromkeys(['RunningQuantile', 'below_ceiling', 'ThresholdRouter', 'PredictorRouter'], 'budget')
-              | {'Threshold': 'budget.ThresholdRouter', 'Predictor': 'budget.PredictorRouter'},
+              | {'best_of': 'router.topk_mask', 'Predictor': 'budget.PredictorRouter',
+                 'Threshold': 'budget.ThresholdRouter'},
     'train': dict.fromkeys(['MAY_CHANGE', 'OPTIMIZERS', 'SCHEDULES', 'TRAINING', 'TRAIN_CHOICES', 'publish',
                             'same_text'], 'run')
              | dict.fromkeys(['cut_metrics', 'metrics_line', 'metrics_lines', 'open_tracker', 'plot_run',

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROUTERS', 'RENAMED', 'Route', 'RunningState', 'Router', 'router', 'AllRouter', 'NoneRouter', 'spacelike', 'by_space',
-           'by_table', 'SpaceRouter', 'exact', 'StrideRouter', 'RandomRouter', 'best_of', 'weighed', 'TopKRouter',
+           'by_table', 'SpaceRouter', 'exact', 'StrideRouter', 'RandomRouter', 'topk_mask', 'weighed', 'TopKRouter',
            'normed', 'TunedRouter', 'whitespace', 'WhitespaceRouter', 'WordsRouter']
 
 # %% ../nbs/05_router.ipynb #17d130ee
@@ -183,7 +183,7 @@ class RandomRouter(Router):
         return Route((h & 0xffff) < math.ceil(self.capacity * 0x10000))
 
 # %% ../nbs/05_router.ipynb #01c01b68
-def best_of(
+def topk_mask(
     scores:Tensor,  # (B, T)
     capacity:float, # fraction of each row
 )->Tensor:          # (B, T) bool
@@ -212,7 +212,7 @@ class TopKRouter(Router):
 
     def forward(self, x, values, before, position, train=False):
         logits = self.score(x, values, before)
-        chosen = best_of(logits, self.capacity) if train else logits > 0     # the same as weight > 1/2, and exact
+        chosen = topk_mask(logits, self.capacity) if train else logits > 0     # the same as weight > 1/2, and exact
         return Route(chosen, torch.sigmoid(logits), logits)
 
     def numpy_decider(self):

@@ -213,7 +213,7 @@ def averaged(self:Run):
 def state_dict(self:Run)->dict:
     "All but the weights to be published; what is spread over the processes is put together. Called by all of them."
     lanes = {}
-    for r in range(world()[1]): lanes |= broadcast(self.source.state(), r)
+    for r in range(world()[1]): lanes |= broadcast(self.source.state_dict(), r)
     optimizer = getattr(self.optimizer, 'whole_state_dict', self.optimizer.state_dict)()
     trained = {k: p.detach() for k, p in self.model.named_parameters()} if self.ema else None
     return dict(step=self.step, elapsed=self.seconds(), best=list(self.best), optimizer=optimizer, trained=trained,
@@ -226,7 +226,7 @@ def load_state_dict(self:Run, weights:dict, state:dict, where:str): # where: the
         self.model.load_state_dict(weights)
         self.optimizer.load_state_dict(state['optimizer'])
         self.step, self.elapsed, self.best = int(state['step']), float(state['elapsed']), tuple(state['best'])
-        self.source.load_state(state['lanes'])
+        self.source.load_state_dict(state['lanes'])
         if self.ema:                                              # what was loaded is the average
             self.ema = self.weights()
             self.model.load_state_dict(weights | state['trained'])

@@ -10,7 +10,7 @@ import math
 import torch
 from fastcore.basics import patch
 from torch import Tensor
-from .axes import Layout, cut, eigenbasis, join, layout, refreshed, rotate, rotate_back
+from .axes import Layout, eigenbasis, from_blocks, layout, refreshed, rotate, rotate_back, to_blocks
 from .shared import SharedOptimizer, state_dtype
 
 # %% ../nbs/09_soap.ipynb #daa7f3db
@@ -201,7 +201,7 @@ def move(self:SOAP, params:list, u:Tensor, group:dict, length:float):
     "Go so far against the directions `u`, which are cut into blocks."
     layouts = [self.layout(p, group) for p in params]
     parts = u.split([a.n for a in layouts])
-    steps = [join(part, a, p.shape) for part, a, p in zip(parts, layouts, params, strict=True)]
+    steps = [from_blocks(part, a, p.shape) for part, a, p in zip(parts, layouts, params, strict=True)]
     torch._foreach_add_(params, steps, alpha=-length)
 
 @patch
@@ -250,7 +250,7 @@ def refresh(self:SOAP, s:dict, due:list):
 @patch
 def gradient_blocks(self:SOAP, params:list, group:dict, huge:bool)->Tensor: # (n, rows, columns), a copy
     "The gradients of some parameters, float32 at least; `huge`: some numbers have squares that overflow."
-    G = torch.cat([cut(p.grad, self.layout(p, group)) for p in params])
+    G = torch.cat([to_blocks(p.grad, self.layout(p, group)) for p in params])
     G = G.to(state_dtype(params[0]))
     return G.clamp_(-1e15, 1e15) if huge else G                   # larger ones, squared and summed, are no float32
 

@@ -49,14 +49,14 @@ class Lane:
         self.epoch, self.found, self.position = epoch, found, position
         self.rows, self.moved = None, False # the library's iterator, and whether it has given a row
 
-    def state(self)->dict:
+    def state_dict(self)->dict:
         "Where the lane is: enough to go on with the very next byte."
         def tensor(buffer): return torch.from_numpy(np.frombuffer(bytes(buffer), np.uint8).copy())
         position = self.data.state_dict() if self.moved else self.position
         return dict(epoch=self.epoch, found=self.found, position=position, values=tensor(self.values),
                     kinds=tensor(self.kinds))
 
-    def load_state(self, state:dict):
+    def load_state_dict(self, state:dict):
         "Go on where `state` was taken."
         self.start(state['epoch'], state['found'], state['position'])
         self.values, self.kinds = (bytearray(state[k].numpy().tobytes()) for k in ('values', 'kinds'))
@@ -72,7 +72,7 @@ def next_row(self:Lane)->dict: # None at the end of the shards
             self.rows = iter(self.data)
         row = next(self.rows, None)
     except Exception as e:
-        self.load_state(self.state())
+        self.load_state_dict(self.state_dict())
         if isinstance(e, InputError): raise
         why = ' '.join((str(e) or type(e).__name__).split())[:150]
         raise InputError(f"{self.name} failed while it was read ({why})") from None
@@ -312,14 +312,14 @@ def steps(self:Stream, epochs:float, rows:int):
     raise endless(self.name)
 
 @patch
-def state(self:Stream)->dict: # of the lanes of this process, by number
+def state_dict(self:Stream)->dict: # of the lanes of this process, by number
     "Where every lane is."
-    return {i: lane.state() for i, lane in self.lanes.items()}
+    return {i: lane.state_dict() for i, lane in self.lanes.items()}
 
 @patch
-def load_state(self:Stream, state:dict):
+def load_state_dict(self:Stream, state:dict):
     "Go on where the lanes were."
-    for i, lane in self.lanes.items(): lane.load_state(state[i])
+    for i, lane in self.lanes.items(): lane.load_state_dict(state[i])
 
 def endless(name)->InputError:
     "The sentence about a stream of which somebody asks how long it is."

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 import pico.train
 import processes
 from pico.checkpoint import all_steps, flush, load, latest, run_lock, read_json
-from pico.checkpoint import save, verify, write_json, atomic_write
+from pico.checkpoint import save, find_damage, write_json, atomic_write
 from pico.cli import pico_train
 from pico.core import InputError
 from pico.model import Pico, read_config
@@ -75,7 +75,7 @@ def test_a_run_with_damaged_checkpoints_arrives_at_the_same_place(whole, hurt):
 
 def test_a_checkpoint_under_another_step_is_noticed(hurt):
     os.rename(hurt/'checkpoints/00000006', hurt/'checkpoints/00000009')
-    assert 'step 6' in verify(hurt/'checkpoints/00000009')
+    assert 'step 6' in find_damage(hurt/'checkpoints/00000009')
 
 # any damage at all
 
@@ -172,7 +172,7 @@ def test_the_command_meets_damage(whole, name):
         else:
             assert (folder/'model.safetensors').read_bytes() == weights
             checkpoints = folder/'checkpoints'
-            assert all(verify(checkpoints/f'{s:08d}') is None for s in all_steps(checkpoints))
+            assert all(find_damage(checkpoints/f'{s:08d}') is None for s in all_steps(checkpoints))
     check()
 
 def test_a_header_that_promises_the_moon(hurt):
@@ -305,7 +305,7 @@ def test_a_system_like_windows(tmp_path, monkeypatch):
     assert flushed == ['file']
     with pytest.raises(FileNotFoundError): flush(tmp_path/'nothing')
     save(tmp_path/'checkpoints', 7, {'w': torch.ones(3)}, {'step': 7})
-    assert verify(tmp_path/'checkpoints/00000007') is None and 'model.safetensors' in flushed
+    assert find_damage(tmp_path/'checkpoints/00000007') is None and 'model.safetensors' in flushed
 
 @pytest.mark.parametrize('code', [errno.EIO, errno.ENOSPC, errno.EDQUOT])
 def test_a_broken_disk_is_no_system_that_cannot_flush(tmp_path, monkeypatch, code):

@@ -257,7 +257,7 @@ def test_a_prepared_corpus_gives_the_batches_of_its_steps():
             for i, got in enumerate(c.batches()):
                 want = batch(c, 2*step + i, 4, 16, 3, 5, rank, 2)
                 assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
-    assert c.steps(2.5, 8) == -(-(c.size//16)*5 // 16) and c.state() == {} and c.validation(10) is None
+    assert c.steps(2.5, 8) == -(-(c.size//16)*5 // 16) and c.state_dict() == {} and c.validation(10) is None
     with pytest.raises(InputError, match='batch_size=3 is no multiple of the 2'): c.prepare(3, 16, 3, world_size=2)
     with pytest.raises(InputError, match='smaller context_len'): c.prepare(4, 9999, 3)
 

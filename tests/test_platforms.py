@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import check_sync
 from pico.core import InputError
-from pico.parallel import join
+from pico.parallel import join_group
 
 ROOT = check_sync.ROOT
 MODULES = {'fcntl', 'grp', 'pwd', 'resource', 'termios', 'tty', 'pty', 'syslog', 'curses', 'readline'}
@@ -151,11 +151,11 @@ def test_nbdev_installs_its_hooks_and_changes_nothing_here(clone, git, tmp_path)
 @pytest.mark.parametrize('text', ['', ' ', 'two', '-1', '0', '1.5', '4 processes'])
 def test_a_number_of_processes_that_is_none_is_one_sentence(monkeypatch, text):
     monkeypatch.setenv('WORLD_SIZE', text)
-    with pytest.raises(InputError) as e: join()
+    with pytest.raises(InputError) as e: join_group()
     assert f'WORLD_SIZE={text!r}' in str(e.value) and 'at least 1' in str(e.value) and '\n' not in str(e.value)
 
 def test_one_process_or_none_named_is_alone(monkeypatch):
     monkeypatch.setenv('WORLD_SIZE', '1')
-    assert join() == (0, 1)
+    assert join_group() == (0, 1)
     monkeypatch.delenv('WORLD_SIZE')
-    assert join() == (0, 1)
+    assert join_group() == (0, 1)

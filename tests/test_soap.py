@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import pico.soap
-from pico.axes import cut, join, layout
+from pico.axes import from_blocks, layout, to_blocks
 from pico.checkpoint import load, save
 from pico.soap import SOAP, ReferenceSOAP
 
@@ -142,7 +142,7 @@ def test_cut_and_join(shape):
     a = layout(shape, 256, 1024)
     x = torch.randn(shape)
     assert a.n * a.rows * a.columns == x.numel()
-    assert torch.equal(join(cut(x, a), a, x.shape), x)
+    assert torch.equal(from_blocks(to_blocks(x, a), a, x.shape), x)
 
 def test_spread_refreshes_visit_every_block_once_in_a_period():
     ps = [torch.zeros(s).requires_grad_() for s in ((300, 20), (40, 40), (20, 30), (7,), (40, 40), (512, 16))]
@@ -428,8 +428,8 @@ def _share(rank, world, folder):
         assert 0 < len(o.state) < len(ps) and all(o.owner[p] == rank for p in o.state)
         whole = o.whole_state_dict()
         if rank == world - 1: save(f'{folder}/{saved}', 30, {str(i): p for i,p in enumerate(ps)}, whole)
-    from pico.parallel import leave
-    leave()                       # without its threads left behind, which now and then abort at exit
+    from pico.parallel import leave_group
+    leave_group()                       # without its threads left behind, which now and then abort at exit
 
 @pytest.mark.parametrize('world', [2, 4])
 def test_several_processes_equal_one(tmp_path, world):
@@ -472,11 +472,11 @@ def test_a_killed_training_run_goes_on_with_the_same_bits(tmp_path):
 def _train(rank, world, folder):
     import test_train as t
     import torch.distributed as dist
-    from pico.parallel import leave
+    from pico.parallel import leave_group
     torch.set_num_threads(1)
     dist.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=world)
     t.go(f'{folder}/many', optimizer='soap')
-    leave()
+    leave_group()
 
 def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
     import test_train as t

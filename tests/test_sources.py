@@ -630,7 +630,7 @@ def test_a_corpus_and_a_stream_answer_the_same_questions(tmp_path):
         assert held.text_bytes >= 500 and source.sample(40, held).shape == (40,) and source.sample(40).shape == (40,)
         assert all(isinstance(line, str) for line in source.summary(held) + source.summary())
         again = as_source(name, streaming=streaming).prepare(4, 32, 2)
-        again.load_state(source.state())
+        again.load_state_dict(source.state_dict())
         for s in (source, again): s.ready(1, 2)
         assert torch.equal(source.batches()[0][0], again.batches()[0][0])
         assert {'source', 'rule', 'fingerprint'} <= source.identity.keys() and source.floor is None

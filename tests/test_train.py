@@ -385,10 +385,10 @@ def test_a_process_that_dies_ends_all_within_seconds(tmp_path, victim):
 @pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='counts threads in /proc')
 def test_the_threads_of_a_group_end_with_it(tmp_path):
     "One that is left calls Python while the interpreter ends, and aborts a run that went well."
-    from pico.parallel import leave
+    from pico.parallel import leave_group
     def f(rank):
         go(tmp_path/'a', max_steps=2, validation=None)
-        leave()
+        leave_group()
         (tmp_path/f'threads{rank}').write_text(' '.join(p.read_text().strip()
                                                         for p in Path('/proc/self/task').glob('*/comm')))
     assert [processes.wait(p, 120) for p in processes.group(2, f, tmp_path)] == [0, 0]

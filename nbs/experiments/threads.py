@@ -48,9 +48,9 @@ def work():
     from pico.sources import load_corpus
     from pico.batches import batch
     from pico.model import Pico, PicoConfig
-    from pico.parallel import added, join, waiting
+    from pico.parallel import added, join_group, no_sync
     from pico.train import TrainConfig, backward, make_optimizer
-    rank, size = join()
+    rank, size = join_group()
     torch.manual_seed(0)
     design = dict(router='space', latent_carry='yes', heads='chained', heads_every=32)
     model = Pico(PicoConfig.preset('nano', **design)).train()
@@ -60,7 +60,7 @@ def work():
         x, y = batch(corpus, i, ROWS, LENGTH, model.config.next_tokens, rank=rank, world_size=size)
         backward(model, [(x, y)], loss=loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
-        with waiting(): optimizer.step()
+        with no_sync(): optimizer.step()
         optimizer.zero_grad()
         if rank == 0: print((i + 1) * ROWS * LENGTH, time.monotonic(), flush=True)
 
