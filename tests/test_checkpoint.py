@@ -17,14 +17,14 @@ import pico.train
 import processes
 from pico.checkpoint import all_steps, flush, load, latest, run_lock, read_json
 from pico.checkpoint import save, find_damage, write_json, atomic_write
+from conftest import CATS, TINY
 from pico.cli import pico_train
 from pico.core import InputError
 from pico.model import Pico, read_config
 from pico.record import cut_metrics, read_metrics
 from test_train import everything, go
 
-TINY = ['--preset', 'nano', '--dim', '24', '--latent_num_blocks', '1', '--batch_size', '2', '--context_len', '64',
-        '--validation_bytes', '300', '--validation_interval', '0', '--checkpoint_interval', '2', '--max_steps', '6']
+RUN = [*TINY, '--validation_interval', '0', '--checkpoint_interval', '2', '--max_steps', '6']
 
 @pytest.fixture(autouse=True)
 def nobody_stays_behind():
@@ -35,10 +35,10 @@ def nobody_stays_behind():
 def whole(tmp_path_factory):
     "A finished run with checkpoints 2, 4 and 6, and a copy to be hurt."
     d = tmp_path_factory.mktemp('run')
-    (d/'t.txt').write_text('Mia has a red cat. Tom has a blue hat. ' * 200)
+    (d/'t.txt').write_text(CATS * 200)
     def make():
         os.chdir(d)
-        pico_train([str(d/'whole'), str(d/'t.txt'), *TINY])
+        pico_train([str(d/'whole'), str(d/'t.txt'), *RUN])
     assert processes.run(make) == 0 and all_steps(d/'whole/checkpoints') == [2, 4, 6]
     return d/'whole'
 

@@ -7,34 +7,21 @@ import sys
 from pathlib import Path
 import pytest
 import torch
+from conftest import CATS, TINY, call, refused
 from pico.cli import eval_command, generate_command, train_command
 from pico.model import Pico, PicoConfig
 from pico.router import ROUTERS
 from pico.train import TrainConfig
 
-TINY = ['--preset', 'nano', '--dim', '24', '--latent_num_blocks', '1', '--batch_size', '2', '--context_len', '64',
-        '--validation_bytes', '300']
-
-def call(f, *args):
-    try: f([str(a) for a in args])
-    except SystemExit as e: return e.code
-    return 0
-
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
     d = tmp_path_factory.mktemp('run')/'r'
     text = d.parent/'t.txt'
-    text.write_text('Mia has a red cat. Tom has a blue hat. ' * 200)
+    text.write_text(CATS * 200)
     assert call(train_command, d, text, *TINY, '--max_steps', 4) == 0
     return d
 
 def tree(d): return {p: p.read_bytes() for p in sorted(Path(d).rglob('*')) if p.is_file()}
-
-def refused(capsys, f, *args, words=''):
-    capsys.readouterr()
-    assert call(f, *args) == 2
-    err = capsys.readouterr().err
-    assert err.count('\n') == 1 and words in err and 'Traceback' not in err, err
 
 def test_run_directory(run):
     expected = {'config.json', 'model.safetensors', 'train.json', 'metrics.jsonl', 'checkpoints', 'loss.png'}
@@ -270,7 +257,7 @@ def test_a_finished_run_that_may_only_be_read_is_evaluated():
     import tempfile
     with tempfile.TemporaryDirectory() as d:
         os.chmod(d, 0o755)
-        (Path(d)/'t.txt').write_text('Mia has a red cat. Tom has a blue hat. ' * 200)
+        (Path(d)/'t.txt').write_text(CATS * 200)
         assert call(train_command, Path(d)/'r', Path(d)/'t.txt', *TINY, '--max_steps', 2) == 0
         def work():
             for f in Path(d).rglob('*'): f.chmod(0o555 if f.is_dir() else 0o444)

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
+from conftest import ORIGINAL
 from pico import generate as module
 from pico.core import InputError, to_text
 from pico.data import Corpus, MARKS
@@ -23,7 +24,6 @@ from pico.show import characters
 from pico.speculative import Noise, Pace, accept, accept_drafts, byte_probabilities, choose, pick, scores
 
 fast = settings(deadline=None, derandomize=True, max_examples=25)
-DESIGN = dict(router='topk', latent_carry='no', heads='linear', heads_every=1)
 
 @pytest.fixture(scope='module')
 def trained():
@@ -32,7 +32,7 @@ def trained():
     r = np.random.default_rng(0)
     words = ['kite', 'ball', 'café', 'boat', 'red', 'blue', 'Mia', 'Zoë', 'likes', 'sees', 'the', 'a']
     corpus = Corpus.from_bytes([' '.join(r.choice(words, 12)) + '.' for _ in range(300)])
-    m = Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1, next_tokens=3, **DESIGN)).train()
+    m = Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1, next_tokens=3, **ORIGINAL)).train()
     opt = torch.optim.AdamW(m.parameters(), 1e-2)
     for step in range(80):
         loss = m.loss(*batch(corpus, step, 8, 64, 3))
@@ -213,7 +213,7 @@ class Table:
     """A two-letter model whose probabilities are quarters and depend on all bytes the cache holds. Heads 2 to N are
     fair coins ('coin'), sure of 1 ('sure'), or see the byte before: a coin after 0, sure of 1 after 1 ('chain')."""
     def __init__(self, N, kind):
-        self.config, self.sure = PicoConfig.preset('nano', next_tokens=N, marks='none', **DESIGN), kind == 'sure'
+        self.config, self.sure = PicoConfig.preset('nano', next_tokens=N, marks='none', **ORIGINAL), kind == 'sure'
         if kind == 'chain': self.unembedding = self
     def drafter(self): return self
     def begin(self, h): pass
@@ -361,7 +361,7 @@ def test_mistakes_are_noticed(trained, monkeypatch):
 class Says:
     "Writes a given text, whatever it reads; its drafts are right (`off` = 0) or wrong."
     def __init__(self, text, N=4, off=0, marks='bytes', fail_at=None):
-        self.config = PicoConfig.preset('nano', next_tokens=N, marks=marks, **DESIGN)
+        self.config = PicoConfig.preset('nano', next_tokens=N, marks=marks, **ORIGINAL)
         self.text, self.off = text + b'.'*300, off
         self.fail_at, self.calls = fail_at, 0
     def new_cache(self, rows, max_rollback):

@@ -1,6 +1,7 @@
 "Byte heads: the further ones learn from a subset of bytes, however a batch is cut; a chain never reaches the model."
 import pytest
 import torch
+from conftest import tiny_config
 from pico.data import Corpus
 from pico.batches import batch
 from pico.generate import generate
@@ -11,8 +12,7 @@ from pico.train import backward
 KINDS = [('linear', 1), ('linear', 8), ('chained', 1), ('chained', 8)]
 def make(heads, every, **kw):
     torch.manual_seed(0)
-    return Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1, next_tokens=5, heads=heads, heads_every=every,
-                                  **dict(router='topk', latent_carry=False) | kw)).double().train()
+    return Pico(tiny_config(next_tokens=5, heads=heads, heads_every=every, **kw)).double().train()
 
 @pytest.mark.parametrize('heads,every', KINDS)
 def test_micro_steps_and_ranks_add_up(heads, every):

@@ -7,11 +7,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
+from conftest import ORIGINAL
 from pico.core import InputError
 from pico.model import Pico, PicoConfig
 from pico.router import ROUTERS
-
-TOPK = dict(router='topk', latent_carry=False, heads='linear', heads_every=1)
 
 fast = settings(deadline=None, derandomize=True, max_examples=25)
 
@@ -51,7 +50,7 @@ def test_causal(config, seed, data):
     assert torch.equal(a.routed[:,:t], b.routed[:,:t])
 
 def test_topk_in_training_is_the_one_exception():
-    m, x = make(PicoConfig.preset('nano', dim=24, **TOPK)), text(0, 1, 40)
+    m, x = make(PicoConfig.preset('nano', dim=24, **ORIGINAL)), text(0, 1, 40)
     moved = 0
     for v in range(64):
         z = x.clone()
@@ -104,7 +103,7 @@ def test_float32_agrees_but_for_counted_near_ties():
     "Invariant 2 in float32: 1e-4, except after a router score within 1e-4 of its threshold; such cases are counted."
     ties = 0
     for seed in range(12):
-        m, x = make(PicoConfig.preset('nano', dim=48, **TOPK), seed).float(), text(seed, 1, 200)
+        m, x = make(PicoConfig.preset('nano', dim=48, **ORIGINAL), seed).float(), text(seed, 1, 200)
         whole, cache = m(x), m.new_cache(1)
         parts = torch.cat([m(x[:,t:t+1], cache=cache).logits for t in range(200)], 1)
         far = (whole.logits - parts).abs().amax((0,2,3)) > 1e-4
@@ -159,7 +158,7 @@ SHAPES = dict(xs=dict(),
 @pytest.mark.parametrize('shape', SHAPES)
 @pytest.mark.parametrize('routing', ['causal', 'train'])
 def test_original_checkpoint_and_independent_computation(shape, routing, tmp_path):
-    c = PicoConfig.preset('xs', **TOPK | SHAPES[shape])
+    c = PicoConfig.preset('xs', **ORIGINAL | SHAPES[shape])
     d, D, H, G = tmp_path/'m', c.dim, c.att_q_heads, c.att_kv_heads
     K = D // H
     g = torch.Generator().manual_seed(1)
@@ -213,7 +212,7 @@ def test_loss_equals_plain_cross_entropy_of_the_logits(config, seed):
     elif out.router_logits is None: torch.testing.assert_close(loss.total, lm, rtol=1e-6, atol=1e-7)
 
 def test_every_parameter_gets_a_gradient():
-    m = make(PicoConfig.preset('nano', dim=24, **TOPK)).train()
+    m = make(PicoConfig.preset('nano', dim=24, **ORIGINAL)).train()
     x = text(0, 2, 64)
     m.loss(x[:,:-4], x.unfold(1, 5, 1)[...,1:]).total.backward()
     for n,p in m.named_parameters(): assert p.grad is not None and p.grad.abs().sum() > 0, n

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import pico.soap
+from conftest import tiny_config
 from pico.axes import from_blocks, layout, to_blocks
 from pico.checkpoint import load, save
 from pico.soap import SOAP, ReferenceSOAP
@@ -494,13 +495,12 @@ def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
 def test_bases_of_a_covariance_with_many_empty_rows_are_finite():
     from pico.data import Corpus
     from pico.batches import batch
-    from pico.model import Pico, PicoConfig
+    from pico.model import Pico
     from pico.train import backward
     # few byte values: most rows of the embedding have no gradient
     text = Corpus.from_bytes([f'Story {i}: Mia has {i} cats. '.encode() for i in range(300)])
     torch.manual_seed(0)
-    model = Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1, router='all', latent_carry='no', heads='linear',
-                                   heads_every=1)).train()
+    model = Pico(tiny_config(router='all')).train()
     # with a basis for the rows, which `pico-train` does not ask for
     optimizer = SOAP(model.parameters(), lr=3e-3)
     for step in range(4):
@@ -514,11 +514,10 @@ def test_bases_of_a_covariance_with_many_empty_rows_are_finite():
 def test_at_the_ends_of_a_model_only_the_side_of_the_state_has_a_basis(heads):
     from pico.batches import batch
     from pico.sources import load_corpus
-    from pico.model import Pico, PicoConfig
+    from pico.model import Pico
     from pico.train import TrainConfig, backward, make_optimizer
     torch.manual_seed(0)
-    model = Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1, router='topk', latent_carry='no', heads=heads,
-                                   heads_every=4)).train()
+    model = Pico(tiny_config(heads=heads, heads_every=4)).train()
     optimizer = make_optimizer(model, TrainConfig(optimizer='soap'))
     backward(model, [batch(load_corpus('stories'), 0, 2, 64, 4)])
     optimizer.step()

@@ -16,18 +16,18 @@ import torch
 import pico.record
 import pico.train
 import processes
+from conftest import CATS, TINY, tiny_config
 from pico.core import InputError
 from pico.data import Corpus
 from pico.batches import batch
 from pico.router import ROUTERS
-from pico.model import Pico, PicoConfig
+from pico.model import Pico
 from pico.checkpoint import all_steps, latest, read_json
 from pico.run import OPTIMIZERS, TrainConfig
 from pico.record import Progress, read_metrics, span
 from pico.train import backward, train
 
-CONFIG = PicoConfig.preset('nano', dim=24, latent_num_blocks=1, router='topk', latent_carry='no', heads='linear',
-                           heads_every=1)
+CONFIG = tiny_config()
 TEXT = Corpus.from_bytes([f'Story {i}: Mia has {i} cats. '.encode() for i in range(300)])
 SET = TrainConfig(context_len=64, batch_size=4, learning_rate=3e-3, warmup_steps=2, checkpoint_interval=3,
                   validation_interval=4, validation_bytes=300, max_steps=8)
@@ -402,9 +402,8 @@ def test_a_mistake_of_one_is_everybodys(tmp_path):
 
 def test_torchrun(tmp_path):
     "The command of the book, two processes, equal to one."
-    (tmp_path/'t.txt').write_text('Mia has a red cat. Tom has a blue hat. ' * 200)
-    tiny = ['--preset', 'nano', '--dim', '24', '--latent_num_blocks', '1', '--batch_size', '2', '--context_len', '64',
-            '--validation_bytes', '300', '--max_steps', '3']
+    (tmp_path/'t.txt').write_text(CATS * 200)
+    tiny = [*TINY, '--max_steps', '3']
     env = os.environ | {'OMP_NUM_THREADS': '1'}
     r = subprocess.run([Path(sys.executable).parent/'torchrun', '--standalone', '--nproc_per_node', '2', '-m',
                         'pico.cli', 'train', tmp_path/'a', tmp_path/'t.txt', *tiny], env=env, capture_output=True,
