@@ -140,9 +140,9 @@ class Heads(nn.Module):
             raise ValueError(f"y has {y.shape[-1]} targets per byte, the model has {self.N} byte heads: "
                              f"make the batch with next_tokens={self.N}")
         counts = (self.counts(y) if counts is None else counts).clamp(min=1)
-        share = 1 / counts.to(torch.promote_types(h.dtype, torch.float32))                  # (N,)
-        total, nats = self.sums(h, y, share, chunk)
-        return total, nats * share
+        counts = counts.to(torch.promote_types(h.dtype, torch.float32))                     # (N,)
+        total, nats = self.sums(h, y, counts, chunk)
+        return total, nats / counts
 
 # %% ../nbs/06_heads.ipynb #b2cf155e
 class ByteHeads(Heads):
@@ -166,8 +166,8 @@ class ByteHeads(Heads):
         "Heads 2 to N, for guessing."
         return Slices(plain(self.weight[256:]), plain(self.bias[256:]))
 
-    def sums(self, h, y, share, chunk)->tuple: # see `Heads.loss`
-        share = head_weights(self.N).to(share) * share
+    def sums(self, h, y, counts, chunk)->tuple: # see `Heads.loss`
+        share = head_weights(self.N).to(counts) / counts
         if self.every == 1 or self.N == 1:
             total, nats = linear_loss(h, self.weight, self.bias, y, share, chunk)
             return total, nats.sum((0,1))
@@ -267,7 +267,8 @@ def forward(self:ChainedHeads,
 
 # %% ../nbs/06_heads.ipynb #c3baf5ac
 @patch
-def sums(self:ChainedHeads, h, y, share, chunk)->tuple: # see `Heads.loss`
+def sums(self:ChainedHeads, h, y, counts, chunk)->tuple: # see `Heads.loss`
+    share = 1 / counts
     total, first = linear_loss(h, self.weight, self.bias, y[...,:1], share[:1], chunk)
     first = first.sum((0,1))
     if self.N == 1: return total, first

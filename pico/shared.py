@@ -99,11 +99,13 @@ def load_state_dict(self:SharedOptimizer, state_dict:dict):
     "As every optimizer's; the state keeps its precision, and a process keeps what it owns."
     saved, groups = state_dict['state'], state_dict['param_groups']
     torch.optim.Optimizer.load_state_dict(self, state_dict | {'state': {}})
+    owners = {}
     for names, group in zip(groups, self.param_groups, strict=True):
-        for name, p in zip(names['params'], group['params'], strict=True):
-            if name not in saved: continue
-            fitting = self.fitting(saved[name], p, group)
-            if self.owner[p] == self.process: self.state[p] = fitting
+        owners |= {name: (p, group) for name, p in zip(names['params'], group['params'], strict=True)}
+    for name, state in saved.items():             # in the order of the file: saving again gives the same bytes
+        p, group = owners[name]
+        fitting = self.fitting(state, p, group)
+        if self.owner[p] == self.process: self.state[p] = fitting
 
 # %% ../nbs/08b_shared.ipynb #cfc7966e
 @patch

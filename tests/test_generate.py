@@ -1,11 +1,11 @@
 "Writing: speculation changes nothing but the number of passes, batches change nothing at all, and endings are found."
+import importlib
 import inspect
 import io
 import itertools
 import json
 import math
 import random
-import runpy
 from pathlib import Path
 import numpy as np
 import pytest
@@ -559,9 +559,10 @@ def test_both_doors_show_their_options():
         assert list(shown)[:4] == ['model', 'prompt', 'max_bytes', 'temperature'] and shown['temperature'].default == .8
         with pytest.raises(TypeError, match='temprature'): f(None, 'a', temprature=1)
 
-def test_the_speed_command_runs(trained, tmp_path):
+def test_the_speed_command_runs(trained, tmp_path, monkeypatch):
     "A few bytes of an untrained model and of a saved one, with what it says about them; mistakes are named."
-    main = runpy.run_path(str(Path(__file__).parents[1]/'nbs'/'12_speed.py'))['main']
+    monkeypatch.syspath_prepend(Path(__file__).parents[1]/'nbs'/'experiments')
+    main = importlib.import_module('speed').main
     trained.save_pretrained(tmp_path/'model')
     (tmp_path/'start.txt').write_text('Mia likes')
     main([f"mine={tmp_path/'model'}", '--prompt_file', f"mine={tmp_path/'start.txt'}", '--smoke', '--out',

@@ -20,7 +20,8 @@ from common import config, parse, parser, stamp, text
 import pico.train
 from pico.batches import batch
 from pico.model import Pico
-from pico.train import Run, TrainConfig, backward, compile_model, make_optimizer, pick_autocast, train
+from pico.run import Run, Saver, TrainConfig
+from pico.train import backward, compile_model, make_optimizer, pick_autocast, train
 
 def stories(): return text('stories', limit=900_000)
 
@@ -41,9 +42,9 @@ def bare_step(model, optimizer, corpus, rows, length, step):
     return time.thread_time() - start
 
 class Between:
-    "Takes the place of `agree`, which the loop calls once at the beginning of every step, and runs a bare step there."
+    "Takes the place of `all_reduce_max`, which the loop calls before every step, and runs a bare step there."
     def __init__(self, bare, steps):
-        self.bare, self.steps, self.agree, self.last = bare, steps, pico.train.agree, None
+        self.bare, self.steps, self.decide, self.last = bare, steps, pico.train.all_reduce_max, None
         self.real, self.plain = [], []
 
     def __call__(self, numbers):
@@ -53,7 +54,7 @@ class Between:
             self.plain.append(self.bare(len(self.real)))
         if len(self.real) == self.steps: raise Enough
         self.last = time.thread_time()
-        return self.agree(numbers)
+        return self.decide(numbers)
 
 def turns(preset, rows, length, steps):
     "Alternate real and bare steps; returns the median thread time of each."
@@ -64,11 +65,11 @@ def turns(preset, rows, length, steps):
     model = Pico(shape).train()
     optimizer = make_optimizer(model, s)
     between = Between(lambda step: bare_step(model, optimizer, corpus, rows, length, step), steps)
-    pico.train.agree = between
+    pico.train.all_reduce_max = between
     try:
         with tempfile.TemporaryDirectory() as d: train(Path(d)/'run', corpus, shape, s, None)
     except Enough: pass
-    finally: pico.train.agree = between.agree
+    finally: pico.train.all_reduce_max = between.decide
     overhead = statistics.median(r/p for r, p in zip(between.real[3:], between.plain[3:], strict=True)) - 1
     return dict(preset=preset, rows=rows, length=length, steps=steps, bare_ms=1000*middle(between.plain),
                 real_ms=1000*middle(between.real), overhead=overhead)
@@ -92,14 +93,15 @@ def stall(rows, length, preset='10m'):
     with tempfile.TemporaryDirectory() as d:
         Path(d, 'metrics.jsonl').touch()
         run = Run(Path(d), model, optimizer, s, corpus)
+        saver = Saver(run)
         quiet = [step(i) for i in range(4)]
         for n in range(3):
             run.step = n + 1
             start, wall = time.thread_time(), time.perf_counter()
-            run.save(0.)
+            saver.save()
             saves.append((time.thread_time() - start, time.perf_counter() - wall))
             during.append(step(4 + n))
-            run.background.wait()
+            saver.background.wait()
     found = medians('step', quiet[1:]) | medians('save', saves) | medians('step_beside_a_save', during)
     return dict(rows=rows, length=length) | found
 
