@@ -10,7 +10,7 @@ from pico.sources import load_corpus
 from pico.evaluate import bits_per_byte
 from pico.generate import generate
 from pico.model import Pico
-from pico.train import read_metrics
+from pico.record import read_metrics
 
 RUNS = 'topk-linear-adamw', 'space-chained-soap', 'words-linear-soap'
 

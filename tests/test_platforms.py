@@ -40,7 +40,8 @@ from pico.checkpoint import all_steps, latest
 from pico.evaluate import bits_per_byte, router_report
 from pico.generate import generate
 from pico.model import Pico, PicoConfig
-from pico.train import TrainConfig, read_metrics, train
+from pico.train import TrainConfig, train
+from pico.record import read_metrics
 folder = Path(sys.argv[1])
 (folder/'text.txt').write_text('Mia has a red cat. ' * 300)
 config = PicoConfig(dim=24, next_tokens=2, att_q_heads=3, att_kv_heads=1, fb_num_blocks=1, fb_att_window_size=8,

@@ -8,7 +8,7 @@ from pico.evaluate import bits_per_byte
 from pico.model import Pico, PicoConfig
 from pico.router import ROUTERS
 from pico.budget import RunningQuantile
-from pico.train import TrainConfig, backward, flops_per_byte, make_optimizer, rate
+from pico.train import TrainConfig, backward, flops_per_byte, make_optimizer, lr_factor
 
 TINY = dict(dim=24, next_tokens=2, att_q_heads=3, att_kv_heads=1, fb_num_blocks=1, fb_att_window_size=8,
             latent_num_blocks=1, latent_att_window_size=32)
@@ -22,7 +22,7 @@ def trained(model, steps, rows=4, T=256, micro=1):
     corpus = load_corpus('stories')
     for i in range(steps):
         # as every run does: at the end the scores stand still
-        for g in opt.param_groups: g['lr'] = 5e-3 * rate(i, i/steps, 10, 'cosine')
+        for g in opt.param_groups: g['lr'] = 5e-3 * lr_factor(i, i/steps, 10, 'cosine')
         bs = [batch(corpus, i, rows, T, model.config.next_tokens)]
         if micro > 1: bs = list(zip(*(t.chunk(micro) for t in bs[0]), strict=True))
         backward(model, bs)

@@ -16,7 +16,7 @@ from pico.sources import load_corpus
 from pico.batches import batch
 from pico.evaluate import bits_per_byte
 from pico.model import Pico
-from pico.train import TrainConfig, make_optimizer, rate
+from pico.train import TrainConfig, make_optimizer, lr_factor
 
 STEPS, RATE, WARMUP = 1000, 8e-3, 50
 DECAYS = .9, .97, .99, .995, .998
@@ -45,7 +45,7 @@ def run(train, held_out, schedule, seed, steps=STEPS, max_bytes=100_000):
     for step in range(steps):
         start = time.thread_time()
         x, y = batch(train, step, ROWS, LENGTH, model.config.next_tokens, seed)
-        train_step(model, optimizer, x, y, RATE * rate(step, step/steps, WARMUP, schedule))
+        train_step(model, optimizer, x, y, RATE * lr_factor(step, step/steps, WARMUP, schedule))
         seconds += time.thread_time() - start
         averages.update(step)
     def score(): return bits_per_byte(model.eval(), held_out, max_bytes).bpb

@@ -22,7 +22,8 @@ from pico.evaluate import bits_per_byte, recall
 from pico.generate import generate
 from pico.model import PicoConfig
 from pico.stories import floor, story
-from pico.train import TrainConfig, read_metrics, span, train
+from pico.train import TrainConfig, train
+from pico.record import read_metrics, span
 
 ROOT = HERE.parent.parent
 COMMAND = 'python nbs/experiments/bundle.py'

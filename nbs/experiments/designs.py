@@ -27,8 +27,8 @@ from pico.data import Corpus
 from pico.batches import batch
 from pico.evaluate import windowed
 from pico.model import Pico, PicoConfig
-from pico.router import Route, Router, TopK, by_space, router, spacelike
-from pico.train import TrainConfig, flops_per_byte, make_optimizer, rate
+from pico.router import Route, Router, TopKRouter, by_space, router, spacelike
+from pico.train import TrainConfig, flops_per_byte, make_optimizer, lr_factor
 
 # 1.4 TFLOP: about 400 steps with a quarter of the bytes deep
 BUDGET, RATE, WARMUP = 1.4e12, 8e-3, 40
@@ -36,7 +36,7 @@ BUDGET, RATE, WARMUP = 1.4e12, 8e-3, 40
 # --- routers that are only tried here: one small class each
 
 @router('two')
-class TwoStates(TopK):
+class TwoStates(TopKRouter):
     "The score is a small network that sees this byte's state and the one before it."
     def __init__(self, dim, capacity):
         super().__init__(dim, capacity)
@@ -83,7 +83,7 @@ def counted_entropy(
 @router('counted')
 class Counted(Router):
     "Deep where the next byte is uncertain by counts of the training text, beyond what a fraction `capacity` of it is."
-    memory, few = 4, 16
+    memory, few, off = 4, 16, 0. # off: share of the uncertainty one byte before that is taken off
     def begin(self, corpus):
         "Count what follows the last one to four bytes."
         values = corpus.read(0, min(corpus.size, 8_000_000))[0].astype(np.int64)
@@ -91,16 +91,63 @@ class Counted(Router):
         start = torch.from_numpy(values[None, :1_000_000])
         self.limit = self.score(start, start.new_full((1, self.memory), -1)).quantile(1 - self.capacity).item()
 
-    def score(self, values, before):
+    def entropy(self, v): # (B, memory + T) bytes -> (B, T + 1), from the byte before the T on
         "Entropy after the longest context that was seen often enough."
-        v, H = torch.cat([before, values], 1), torch.zeros_like(values, dtype=torch.float)
+        H = torch.zeros_like(v[:, self.memory - 1:], dtype=torch.float)
         for n, (keys, known) in enumerate(self.tables, 1):
-            context = contexts(v[:, self.memory + 1 - n:], n)     # (B, T)
+            context = contexts(v[:, self.memory - n:], n)         # (B, T + 1)
             at = torch.searchsorted(keys, context).clamp(max=len(keys) - 1)
             H = torch.where(keys[at] == context, known[at], H)
         return H
 
+    def score(self, values, before):
+        H = self.entropy(torch.cat([before, values], 1))
+        return H[:, 1:] - self.off * H[:, :-1]
+
     def forward(self, x, values, before, position, train=False): return Route(self.score(values, before) > self.limit)
+
+@router('rise')
+class Rise(Counted):
+    "Deep where uncertainty rises: where it is above half of what it was one byte before by most."
+    off = .5
+
+@router('rising')
+class Rising(TwoStates):
+    "Begins where uncertainty rises, and learns. A routed byte weighs 1; a quarter of the gradient reaches the score."
+    memory, begins_at, fade = 4, 1., None # fade: after so many steps the beginning is gone
+    def __init__(self, dim, capacity):
+        super().__init__(dim, capacity)
+        self.rule, self.taken = nn.Parameter(torch.tensor(self.begins_at)), 0
+        nn.init.zeros_(self.network[2].weight)
+
+    def begin(self, corpus):
+        self.table = Rise(1, self.capacity)
+        self.table.begin(corpus)
+
+    def score(self, x, values, before):
+        strength = self.rule if self.fade is None else max(0., 1 - self.taken / self.fade) + 0 * self.rule
+        rises = self.table.score(values, before) > self.table.limit
+        return super().score(x, values, before) + torch.where(rises, strength, -strength)
+
+    def forward(self, x, values, before, position, train=False):
+        route = super().forward(x, values, before, position, train)
+        return Route(route.chosen, 1 + .25 * (route.weight - route.weight.detach()), route.logits)
+
+    def step(self): self.taken += 1
+
+@router('fading')
+class Fading(Rising):
+    "The beginning is gone after 400 steps: nobody who writes needs the counts."
+    fade = 400
+
+@router('agreeing')
+class Agreeing(TopKRouter):
+    "Learns only to agree with its own choice: nothing of the loss reaches the score. Every routed byte weighs 1."
+    def score(self, x, values, before): return 3 * super().score(F.rms_norm(x.detach(), x.shape[-1:]), values, before)
+
+    def forward(self, x, values, before, position, train=False):
+        route = super().forward(x, values, before, position, train)
+        return Route(route.chosen, None, route.logits)
 
 # --- models in which more than the router differs
 
@@ -169,6 +216,12 @@ DESIGNS = {d.name: d for d in [
     Design('random, gated carry', 'Does carrying need a choice at all?', 'random', 3/16, Carrying),
     Design('whitespace, gated carry', "Is there a better rule than SpaceByte's?", 'whitespace', model=Carrying),
     Design('tuned whitespace, gated carry', 'Is that a better place to begin?', 'words', model=Carrying),
+    # a choice that begins where uncertainty rises: no rule in it
+    Design('rise, gated carry', 'Is a rise in uncertainty a place to go deep?', 'rise', 3/16, Carrying),
+    Design('rising, gated carry', 'Is it a place to begin to learn?', 'rising', 3/16, Carrying),
+    Design('fading, gated carry', 'Must the beginning stay?', 'fading', 3/16, Carrying),
+    Design('agreeing, gated carry', 'What is a choice worth that only agrees with itself?', 'agreeing', 3/16, Carrying),
+    Design('agreeing 1/4, gated carry', 'And with more bytes?', 'agreeing', .25, Carrying),
 ]}
 
 # --- training and scoring
@@ -225,7 +278,7 @@ def train(trial, corpus):
     spent, routed, start = 0., [], time.process_time()
     while spent < trial.budget:
         x, y = batch(corpus, len(routed), ROWS, LENGTH, model.config.next_tokens, trial.seed)
-        lr = RATE * rate(len(routed), spent / trial.budget, WARMUP, 'wsd')
+        lr = RATE * lr_factor(len(routed), spent / trial.budget, WARMUP, 'wsd')
         out, _ = train_step(model, optimizer, x, y, lr)
         spent += ROWS * LENGTH * flops_per_byte(design.config, out['routed'])
         routed.append(out['routed'])

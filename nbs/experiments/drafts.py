@@ -16,7 +16,7 @@ from common import source, stamp, text
 from writing import BEGIN, MODELS, N, begin_writing, options, starts, trained
 
 from pico.decode import Decoder
-from pico.generate import byte_probabilities, guess
+from pico.speculative import byte_probabilities, guess
 
 PIECES = 1, 2, 3, 4, 6, 8, 12, 16, 24, 32
 MOST = 31                                                # nodes of the largest tree

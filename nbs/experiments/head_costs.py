@@ -22,7 +22,7 @@ from pico.generate import generate
 from pico.heads import ByteHeads, head_weights, linear_loss
 from pico.model import Pico
 from pico.soap import SOAP
-from pico.train import TrainConfig, backward, make_optimizer, rate
+from pico.train import TrainConfig, backward, make_optimizer, lr_factor
 
 STEPS, EACH, RATE, WARMUP = 300, 50, 8e-3, 40
 
@@ -211,7 +211,7 @@ def bases(a):
         for step in range(steps):
             x, y = batch(data, step, ROWS, LENGTH, N, seed)
             # `learn` warms up by itself
-            for r in runs.values(): r.learn(x, y, RATE * rate(step, step/steps, 0, 'wsd'))
+            for r in runs.values(): r.learn(x, y, RATE * lr_factor(step, step/steps, 0, 'wsd'))
         for way, r in runs.items():
             out[way].append(dict(seed=seed, heads=head_losses(r.model.eval(), held_out, a.batches),
                                  seconds=sum(r.took), optimizer=sum(r.stepped)))

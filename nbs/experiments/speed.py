@@ -19,7 +19,8 @@ import torch
 from common import config, parse, parser, stamp
 
 from pico.core import InputError
-from pico.generate import Pace, generate
+from pico.generate import generate
+from pico.speculative import Pace
 from pico.model import Pico
 
 TEMPERATURES = 0, .8

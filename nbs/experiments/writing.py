@@ -20,7 +20,8 @@ from common import CORPORA, HERE, config, parse, parser, source, stamp, text
 from pico.data import MARKS
 from pico.batches import batch
 from pico.evaluate import bits_per_byte
-from pico.generate import Writing, rounds, stream
+from pico.generate import rounds, stream
+from pico.writing import Writing
 from pico.model import Pico
 from pico.train import TrainConfig, train
 
