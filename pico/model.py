@@ -23,7 +23,7 @@ from .core import InputError, Settings, moved, pick_device, setting
 from .data import MARKS
 from .block import RMSNorm, Stack
 from .depth import MixtureOfDepths
-from .budget import ROUTERS
+from .capacity import ROUTERS
 from .heads import HEADS
 
 # %% ../nbs/07_model.ipynb #aff78ea5

@@ -12,7 +12,7 @@ from pico.evaluate import bits_per_byte, router_report
 from pico.generate import generate
 from pico.model import Pico, PicoConfig
 from pico.router import ROUTERS, Route, Router, TopKRouter, router
-from pico.budget import RunningQuantile
+from pico.capacity import RunningQuantile
 from pico.train import TrainConfig, flops_per_byte, train
 
 TEXT = Corpus.from_bytes([f'Anna has {i} apples, {i}{i} kittens, and a good book. '.encode() for i in range(200)])

@@ -7,7 +7,7 @@ from pico.sources import load_corpus
 from pico.evaluate import bits_per_byte
 from pico.model import Pico, PicoConfig
 from pico.router import ROUTERS
-from pico.budget import RunningQuantile
+from pico.capacity import RunningQuantile
 from pico.train import TrainConfig, backward, flops_per_byte, make_optimizer, lr_factor
 
 TINY = dict(dim=24, next_tokens=2, att_q_heads=3, att_kv_heads=1, fb_num_blocks=1, fb_att_window_size=8,

@@ -114,7 +114,8 @@ class Rise(Counted):
 @router('rising')
 class Rising(TwoStates):
     "Begins where uncertainty rises, and learns. A routed byte weighs 1; a quarter of the gradient reaches the score."
-    memory, begins_at, fade = 4, 1., None # fade: after so many steps the beginning is gone
+    memory, begins_at, reach = 4, 1., .25 # what the beginning counts at first; the share of the gradient
+    fade = None                           # after so many steps the beginning is gone
     def __init__(self, dim, capacity):
         super().__init__(dim, capacity)
         self.rule, self.taken = nn.Parameter(torch.tensor(self.begins_at)), 0
@@ -131,7 +132,7 @@ class Rising(TwoStates):
 
     def forward(self, x, values, before, position, train=False):
         route = super().forward(x, values, before, position, train)
-        return Route(route.chosen, 1 + .25 * (route.weight - route.weight.detach()), route.logits)
+        return Route(route.chosen, 1 + self.reach * (route.weight - route.weight.detach()), route.logits)
 
     def step(self): self.taken += 1
 
@@ -139,6 +140,16 @@ class Rising(TwoStates):
 class Fading(Rising):
     "The beginning is gone after 400 steps: nobody who writes needs the counts."
     fade = 400
+
+@router('rising sure')
+class RisingSure(Rising):
+    "The beginning counts twice as much."
+    begins_at = 2.
+
+@router('rising steep')
+class RisingSteep(Rising):
+    "All of the gradient reaches the score."
+    reach = 1.
 
 @router('agreeing')
 class Agreeing(TopKRouter):
@@ -219,6 +230,8 @@ DESIGNS = {d.name: d for d in [
     # a choice that begins where uncertainty rises: no rule in it
     Design('rise, gated carry', 'Is a rise in uncertainty a place to go deep?', 'rise', 3/16, Carrying),
     Design('rising, gated carry', 'Is it a place to begin to learn?', 'rising', 3/16, Carrying),
+    Design('rising sure, gated carry', 'Should the beginning count more?', 'rising sure', 3/16, Carrying),
+    Design('rising steep, gated carry', 'Should the score feel more of the loss?', 'rising steep', 3/16, Carrying),
     Design('fading, gated carry', 'Must the beginning stay?', 'fading', 3/16, Carrying),
     Design('agreeing, gated carry', 'What is a choice worth that only agrees with itself?', 'agreeing', 3/16, Carrying),
     Design('agreeing 1/4, gated carry', 'And with more bytes?', 'agreeing', .25, Carrying),
