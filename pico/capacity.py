@@ -9,7 +9,7 @@ __all__ = ['RunningQuantile', 'below_ceiling', 'ThresholdRouter', 'PredictorRout
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
-from .router import ROUTERS as ROUTERS
+from .router import ROUTERS as ROUTERS # with the two of this chapter the table is whole
 from .router import Route, Router, RunningState, TopKRouter, exact, router
 
 # %% ../nbs/05b_capacity.ipynb #6a522090

@@ -184,8 +184,7 @@ MOVED = {
               | dict.fromkeys(['RunningQuantile', 'below_ceiling', 'ThresholdRouter', 'PredictorRouter'], 'capacity')
               | {'best_of': 'router.topk_mask', 'Predictor': 'capacity.PredictorRouter',
                  'Threshold': 'capacity.ThresholdRouter'},
-    'train': dict.fromkeys(['MAY_CHANGE', 'OPTIMIZERS', 'SCHEDULES', 'TRAINING', 'TRAIN_CHOICES', 'publish',
-                            'same_text'], 'run')
+    'train': dict.fromkeys(['MAY_CHANGE', 'OPTIMIZERS', 'SCHEDULES', 'TRAINING', 'publish', 'same_text'], 'run')
              | dict.fromkeys(['cut_metrics', 'metrics_line', 'metrics_lines', 'open_tracker', 'plot_run',
                               'read_metrics', 'running_mean', 'span'], 'record')
              | {'SIGNALS': 'parallel', 'budget': 'record.fraction_done', 'rate': 'train.lr_factor'},

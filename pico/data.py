@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MARKS', 'TEXT', 'OPEN', 'CLOSE', 'NOTHING', 'RULE', 'READ_AT', 'Piece', 'OpenFile', 'shorter', 'Corpus',
-           'total_bytes', 'cut_pieces', 'split_pieces']
+           'total_bytes', 'cut_pieces', 'find_split', 'split_pieces']
 
 # %% ../nbs/01_data.ipynb #e23666d9
 import contextlib
@@ -273,8 +273,11 @@ def cut_pieces(
     return pieces, []
 
 # %% ../nbs/01_data.ipynb #a2b3641c
-def _split_name(data, split):
-    "The name in `data` of a split, for validation also of what stands in for it; None if there is none."
+def find_split(
+    data,      # what a source holds, by split
+    split:str, # which is wanted
+)->str:        # the name of a split, or None
+    "The name in `data` of a split, for validation also of what stands in for it."
     names = [split] + (['valid', 'val', 'dev', 'test'] if split == 'validation' else [])
     return next((s for s in names if s in data), None)
 
@@ -298,13 +301,13 @@ def split_pieces(
     if len(data) == 1 and split in ('train', 'validation'):
         both = _divided(pieces_of(*data.values()), whole)
         return both[split], {s: total_bytes(p) for s, p in both.items()}
-    name = _split_name(data, split)
+    name = find_split(data, split)
     if name is None:
         names = ', '.join(data) + ', or all' if len(data) > 1 else 'train, validation, all'
         raise InputError(f"{what} has no split {split!r}: use one of {names}")
     pieces = pieces_of(data[name])
     sizes, counterpart = {split: total_bytes(pieces)}, {'train': 'validation', 'validation': 'train'}.get(split)
-    other = _split_name(data, counterpart)
+    other = find_split(data, counterpart)
     with contextlib.suppress(InputError):
         if other: sizes[counterpart] = total_bytes(pieces_of(data[other]))
     return pieces, sizes

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROWS', 'PACKED', 'WIDE', 'MADE', 'FOREIGN', 'SPLITS', 'PROGRAMS', 'ABOUT', 'ORDER', 'row_ending', 'row_kind',
            'why_no_rows', 'wide_codec', 'wide_piece', 'text_piece', 'file_pieces', 'is_run', 'why_not_entered', 'walk',
-           'left_out', 'local_path', 'saved_by_datasets', 'has_card', 'split_name', 'by_split', 'in_memory',
+           'left_out', 'local_path', 'saved_by_datasets', 'has_card', 'split_name', 'weight', 'by_split', 'in_memory',
            'cache_folder', 'kept']
 
 # %% ../nbs/01a_files.ipynb #a4b6d8a5
@@ -201,11 +201,16 @@ def _bears(path, root, rows):
     part = re.match(r'(\w+)-\d{5}-of-\d{5}', name) if rows and not own else None # the Hub numbers parts so
     return next(filter(None, [*map(split_name, folders), own, part and part[1]]), None)
 
+def weight(
+    files, # paths
+)->int:    # bytes
+    "What files weigh together on the disk."
+    return sum(f.stat().st_size for f in files)
+
 def _is_beside(rest, parts, files, root):
     "Whether the `rest` lies beside folders that bear a split, and weighs a tenth of all files at most."
     inside = any(f.parent != root for s in parts for f in parts[s])
     if not inside or any(f.parent != root for f in rest): return False
-    def weight(some): return sum(f.stat().st_size for f in some)
     return weight(rest) * 10 <= weight(files)
 
 def by_split(

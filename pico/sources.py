@@ -19,7 +19,7 @@ from pathlib import Path
 from .core import InputError
 from .data import RULE, Corpus, cut_pieces, split_pieces, total_bytes
 from .files import (PACKED, ROWS, by_split, file_pieces, has_card, in_memory, kept, left_out, local_path, row_kind,
-                        saved_by_datasets, text_piece, walk, why_no_rows, wide_piece)
+                        saved_by_datasets, text_piece, walk, weight, why_no_rows, wide_piece)
 from .rows import column_pieces, is_settings, load_options, no_column, quietly, read_rows, row_columns, row_format
 from .stories import stories
 
@@ -72,7 +72,6 @@ def pick_rows(
     names = {f: row_columns(f) for f in rows}
     tables = [f for f in rows if column in (names[f] or []) or not is_settings(f)]
     if not tables and not text_bytes: tables = rows
-    def weight(files): return sum(f.stat().st_size for f in files)
     asked = column != 'text' and any(column in (names[f] or []) for f in tables)
     if not tables or weight(tables) <= text_bytes and not asked: return []
     able = [f for f in tables if names[f] is None or column in names[f]]
@@ -303,7 +302,7 @@ class Folder1(Folder):
     def open(self):
         files, _ = walk(self.path, made=True)
         texts = [p for f in files if not row_kind(f) and (p := text_piece(f)[0]) and p.data is f]
-        if sum(f.stat().st_size for f in files if row_kind(f)) > total_bytes(texts):
+        if weight(f for f in files if row_kind(f)) > total_bytes(texts):
             with quietly(self.name) as datasets: return dict(datasets.load_dataset(str(self.path)))
         return {'train': texts} if texts else super().open()
 

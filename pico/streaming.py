@@ -17,7 +17,7 @@ import torch
 from fastcore.basics import patch
 from .batches import predicted, rows_of
 from .core import InputError
-from .data import CLOSE, MARKS, OPEN, RULE, TEXT, Corpus
+from .data import CLOSE, MARKS, OPEN, RULE, TEXT, Corpus, find_split
 from .files import left_out, local_path, row_kind, saved_by_datasets
 from .rows import (has_lines, holds_text, json_rows, json_texts, load_rows, no_column, no_text, odd_rows, quietly,
                        row_bytes)
@@ -205,8 +205,7 @@ class Stream:
         self.split = 'train' if 'train' in self.splits else next(iter(self.splits))
         self.data, self.lists = self.splits[self.split], False
         with quietly(self.name): self._look()
-        names = ('validation', 'valid', 'val', 'dev', 'test')
-        self.apart = next((s for s in names if s in self.splits and s != self.split), None)
+        self.apart = find_split([s for s in self.splits if s != self.split], 'validation')
 
     def leave_out(self, text:bytes)->bool: # a document
         "Whether a document is not trained on."
@@ -280,10 +279,6 @@ def prepare(self:Stream, batch_size:int, context_len:int, next_tokens:int, seed:
     lanes = sorted({row // self.each for row in self.mine})
     self.lanes = {i: Lane(split_dataset_by_node(self.data, i, count), *how) for i in lanes}
     return self
-
-@patch
-def begin(self:Stream, batch_size, context_len, next_tokens, rank=0, world_size=1): # as `prepare` was called before
-    return self.prepare(batch_size, context_len, next_tokens, rank=rank, world_size=world_size)
 
 @patch
 def ready(self:Stream, micro:int=1, step:int=None): # a stream has a next step and no other

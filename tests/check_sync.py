@@ -25,12 +25,11 @@ def differences(root=ROOT):
     d = exported(root)
     try:
         mine, fresh = ({f.name for f in (r/'pico').glob('*.py')} for r in (root, d))
-        bad = [f'pico/{n} has no notebook' for n in sorted(mine - fresh)] + [f'pico/{n} is not exported yet'
-                                                                             for n in sorted(fresh - mine)]
-        # line endings are git's affair
-        def text(folder, name): return (folder/'pico'/name).read_text(encoding='utf-8')
-        return bad + [f'pico/{n} differs from its notebook'
-                      for n in sorted(mine & fresh) if text(root, n) != text(d, n)]
+        bad = [f'pico/{n} has no notebook' for n in sorted(mine - fresh)]
+        bad += [f'pico/{n} is not exported yet' for n in sorted(fresh - mine)]
+        def text(folder, name): return (folder/'pico'/name).read_text(encoding='utf-8')     # line endings are git's
+        changed = [n for n in sorted(mine & fresh) if text(root, n) != text(d, n)]
+        return bad + [f'pico/{n} differs from its notebook' for n in changed]
     finally: shutil.rmtree(d)
 
 def unexecuted(root=ROOT):
@@ -39,7 +38,8 @@ def unexecuted(root=ROOT):
     for p in sorted((root/'nbs').glob('*.ipynb')):
         cells = json.loads(p.read_text(encoding='utf-8'))['cells']
         outputs = [o for c in cells for o in c.get('outputs', [])]
-        if not outputs: bad.append(f'{p.name} has no stored outputs')
+        code = any(c['cell_type'] == 'code' for c in cells)       # a chapter may be prose alone
+        if code and not outputs: bad.append(f'{p.name} has no stored outputs')
         if any(o['output_type'] == 'error' for o in outputs): bad.append(f'{p.name} stores an error')
     return bad
 

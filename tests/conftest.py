@@ -1,4 +1,6 @@
-"What several test files need: a tiny model, a tiny text, and a command that is called as a user would."
+"What several test files need: a tiny model, a tiny text, a command called as a user would, and the experiments."
+import json
+from pathlib import Path
 from pico.model import PicoConfig
 
 # the original's design, written out: presets may change, these tests may not
@@ -26,3 +28,12 @@ def refused(capsys, command, *args, words=''):
     assert call(command, *args) == 2
     err = capsys.readouterr().err
     assert err.count('\n') == 1 and words in err and 'Traceback' not in err, err
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPERIMENTS = ROOT/'nbs'/'experiments'
+# configurations that scripts and commands built at commit 7511483
+BEFORE = json.loads((ROOT/'tests'/'fixtures'/'designs.json').read_text())
+
+def lines(file):
+    "The lines of a file of results."
+    return [json.loads(line) for line in file.read_text().splitlines()]

@@ -47,8 +47,8 @@ def trained(config, optimizer, steps=STEPS):
     from pico.train import TrainConfig, backward, make_optimizer
     torch.manual_seed(0)
     model = Pico(PicoConfig.from_dict(config)).train()
-    opt, corpus = make_optimizer(model, TrainConfig(optimizer=optimizer,
-                                                    learning_rate=4e-3)), load_corpus('stories', limit=300_000)
+    opt = make_optimizer(model, TrainConfig(optimizer=optimizer, learning_rate=4e-3))
+    corpus = load_corpus('stories', limit=300_000)
     for step in range(steps):
         backward(model, [batch(corpus, step, ROWS, LENGTH, model.config.next_tokens)])
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)

@@ -571,13 +571,17 @@ def resident():
     with open('/proc/self/statm') as f: return int(f.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')
 c = load_corpus(sys.argv[1], split='all')
 assert c.text_bytes == 10 * 2**30, c
-batch(c, 0, 8, 1024, 8); c.read(0, 2**20)
+batch(c, 0, 8, 1024, 8)
+c.read(0, 2**20)
 before, most = resident(), 0
 for at in range(0, c.size, 2**28):                                          # 4 MB out of every 256, 160 MB in all
     v, k = c.read(at, at + 2**22)
     most = max(most, resident())
-for step in range(200): batch(c, step, 8, 1024, 8); most = max(most, resident())
-v, k = c.read(7 * 2**30, 7 * 2**30 + 8); assert v.tobytes() == b'\\0here\\0\\0\\0', v
+for step in range(200):
+    batch(c, step, 8, 1024, 8)
+    most = max(most, resident())
+v, k = c.read(7 * 2**30, 7 * 2**30 + 8)
+assert v.tobytes() == b'\\0here\\0\\0\\0', v
 c.fingerprint
 print((max(most, resident()) - before) >> 20)
 '''

@@ -2,23 +2,20 @@
 `fixtures/designs.json`, which holds the configurations of commit 7511483, when presets were shapes alone."""
 import ast
 import importlib
-import json
-from pathlib import Path
 
 import pytest
 
+from conftest import BEFORE, EXPERIMENTS
+
 from pico.model import PicoConfig
 
-ROOT = Path(__file__).resolve().parent.parent
-HERE = ROOT/'nbs'/'experiments'
-BEFORE = json.loads((ROOT/'tests'/'fixtures'/'designs.json').read_text())
 # the names that experiments had then; those of chapter 21 are in test_experiments_21.py
 SCRIPTS = {'10a_ddp': 'ddp', '11_average': 'averages', '11_cost': 'train_costs', '22_optimizers': 'optimizers',
            '23_writing': 'head_costs'}
 
 @pytest.mark.parametrize('name', SCRIPTS)
 def test_a_script_builds_what_it_built(name, monkeypatch):
-    monkeypatch.syspath_prepend(HERE)
+    monkeypatch.syspath_prepend(EXPERIMENTS)
     build = importlib.import_module(SCRIPTS[name]).config
     for text, fields in BEFORE[name].items():
         asked = ast.literal_eval(text)
@@ -30,7 +27,8 @@ def calls(tree, name): # of a function or method, wherever it stands
             and getattr(n.func, 'attr', getattr(n.func, 'id', '')) == name]
 
 # bundle takes the design of the day: it makes the model that comes with the package
-@pytest.mark.parametrize('script', sorted(p for p in HERE.glob('*.py') if p.stem != 'bundle'), ids=lambda p: p.stem)
+@pytest.mark.parametrize('script', sorted(p for p in EXPERIMENTS.glob('*.py') if p.stem != 'bundle'),
+                         ids=lambda p: p.stem)
 def test_scripts_lean_on_no_default(script):
     tree = ast.parse(script.read_text())
     for call in calls(tree, 'preset'):

@@ -3,25 +3,21 @@ import importlib
 import json
 import multiprocessing
 import re
-from pathlib import Path
 
 import pytest
+from conftest import EXPERIMENTS, ROOT, lines
 
-ROOT = Path(__file__).resolve().parent.parent
-HERE = ROOT/'nbs'/'experiments'
-FILES = sorted((HERE/'results').iterdir())
+FILES = sorted((EXPERIMENTS/'results').iterdir())
 HOW = {'command', 'commit', 'data', 'device', 'date', 'torch'}
 
 @pytest.fixture
 def load(monkeypatch):
     "Imports a script by its name."
-    monkeypatch.syspath_prepend(HERE)
+    monkeypatch.syspath_prepend(EXPERIMENTS)
     return importlib.import_module
 
 @pytest.fixture
 def common(load): return load('common')
-
-def read(file): return [json.loads(line) for line in file.read_text().splitlines()]
 
 # --- a few steps of each
 
@@ -29,13 +25,13 @@ def twice(main, args, out, capsys, *, kept=True):
     "The lines that a command writes. Asked again it adds nothing, and measures nothing if what it has is kept."
     args = [*args, '--smoke', '--out', str(out)]
     main(args)
-    first = read(out)
+    first = lines(out)
     for row in first:
         assert row.keys() >= HOW and row['command'].endswith('--smoke') and str(out.parent) not in json.dumps(row)
     capsys.readouterr()
     if kept:
         main(args)
-        assert read(out) == first and capsys.readouterr().out == ''
+        assert lines(out) == first and capsys.readouterr().out == ''
     return first
 
 @pytest.mark.parametrize('script, args, names', [
@@ -75,7 +71,7 @@ def test_models_are_trained_and_write(load, tmp_path, capsys):
     assert {r['mode'] for r in row['runs']} == set(writing.MODES) and row['parameters'] > 100_000
     assert all(r['bytes_per_pass'] >= 1 for r in row['runs'])
     twice(drafts.main, own, out, capsys)
-    bounds, written = read(out)
+    bounds, written = lines(out)
     assert written == row and bounds['name'] == 'bounds-stories-nano' and set(bounds['temperatures']) == {'0', '0.8'}
 
 @pytest.mark.slow
@@ -115,7 +111,7 @@ def add_ten(folder, file, who):
 
 def test_several_processes_add_to_one_file(common, tmp_path):
     spawn = multiprocessing.get_context('fork' if 'fork' in multiprocessing.get_all_start_methods() else 'spawn')
-    parts = [spawn.Process(target=add_ten, args=(str(HERE), tmp_path/'x.jsonl', who)) for who in 'ab']
+    parts = [spawn.Process(target=add_ten, args=(str(EXPERIMENTS), tmp_path/'x.jsonl', who)) for who in 'ab']
     for p in parts: p.start()
     for p in parts: p.join()
     assert len(common.Results(tmp_path/'x.jsonl').rows()) == 20
@@ -155,7 +151,7 @@ def test_results_are_a_few_files_of_lines():
 
 @pytest.mark.parametrize('file', [f for f in FILES if f.suffix == '.jsonl'], ids=lambda f: f.stem)
 def test_lines_have_names_and_say_how_they_were_made(file):
-    rows = read(file)
+    rows = lines(file)
     names = [r['name'] for r in rows]
     assert names == sorted(set(names))
     for r in rows: assert {'command', 'date'} <= r.keys(), r['name']
@@ -178,10 +174,11 @@ def test_what_was_measured_is_not_measured_again(load, monkeypatch, script, meas
     load(script).main(args)
 
 def test_commands_that_the_book_names_are_there():
-    for file in (ROOT/'README.md', ROOT/'Makefile', HERE/'README.md', *ROOT.glob('nbs/*.ipynb'), *HERE.glob('*.py')):
+    pages = ROOT/'README.md', ROOT/'Makefile', EXPERIMENTS/'README.md'
+    for file in (*pages, *ROOT.glob('nbs/*.ipynb'), *EXPERIMENTS.glob('*.py')):
         for script in re.findall(r'nbs/experiments/\w+\.py', file.read_text(encoding='utf-8')):
             assert (ROOT/script).exists(), (file.name, script)
 
 def test_every_experiment_is_explained():
-    text = (HERE/'README.md').read_text(encoding='utf-8')
-    for script in HERE.glob('*.py'): assert script.name in text
+    text = (EXPERIMENTS/'README.md').read_text(encoding='utf-8')
+    for script in EXPERIMENTS.glob('*.py'): assert script.name in text

@@ -4,26 +4,24 @@ import importlib
 import json
 import re
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+
+from conftest import BEFORE, EXPERIMENTS, lines
 
 from pico.data import Corpus
 from pico.model import Pico, PicoConfig
 from pico.router import ROUTERS, Route, Router, router
 
-ROOT = Path(__file__).resolve().parent.parent
-HERE = ROOT/'nbs'/'experiments'
-BEFORE = json.loads((ROOT/'tests'/'fixtures'/'designs.json').read_text())     # configurations of commit 7511483
 
 @pytest.fixture(scope='module')
 def experiments():
     "Both scripts, imported; the routers that they register are gone afterwards, since other tests go through them all."
     before = dict(ROUTERS)
-    sys.path.insert(0, str(HERE))
+    sys.path.insert(0, str(EXPERIMENTS))
     yield {name: importlib.import_module(name) for name in ('routers', 'designs')}
-    sys.path.remove(str(HERE))
+    sys.path.remove(str(EXPERIMENTS))
     for name in ROUTERS.keys() - before: del ROUTERS[name]
     for name in ('routers', 'designs'): del sys.modules[name]
 
@@ -33,9 +31,7 @@ def designs(experiments): return experiments['designs']
 @pytest.fixture
 def routers(experiments): return experiments['routers']
 
-def read(file): return [json.loads(line) for line in file.read_text().splitlines()]
-
-def found(name): return read(HERE/'results'/f'{name}.jsonl')
+def found(name): return lines(EXPERIMENTS/'results'/f'{name}.jsonl')
 
 def timeless(rows):
     "Lines as text, seconds left out."
@@ -47,7 +43,7 @@ def test_the_grid_runs_and_goes_on(routers, tmp_path, capsys):
     out = tmp_path/'routers.jsonl'
     command = ['--smoke', '--out', str(out), '--part', '2/4']
     routers.main(command)
-    first = read(out)
+    first = lines(out)
     assert [r['name'] for r in first] == ['stories-space-0.25-0', 'stories-threshold-0.25-0']
     for row in first:
         assert row['command'] == 'python nbs/experiments/routers.py --smoke'
@@ -55,16 +51,16 @@ def test_the_grid_runs_and_goes_on(routers, tmp_path, capsys):
         assert len(row['curve']) == 2 and row['end']['facts']['n'] > 0
     capsys.readouterr()
     routers.main(command)                                         # what is done is not done again
-    assert capsys.readouterr().out == '' and read(out) == first
+    assert capsys.readouterr().out == '' and lines(out) == first
     out.write_text(json.dumps(first[0]) + '\n')                   # stopped after the first of the two
     routers.main(command)
-    assert timeless(read(out)) == timeless(first)
+    assert timeless(lines(out)) == timeless(first)
 
 def test_designs_run_and_go_on(designs, tmp_path, capsys):
     out = tmp_path/'designs.jsonl'
     command = ['--smoke', '--out', str(out), '--optimizer', 'soap', '--only', 'prior, carry', 'two states, fast router']
     designs.main(command)
-    first = read(out)
+    first = lines(out)
     assert [r['design'] for r in first] == ['prior, carry', 'two states, fast router']
     for row in first:
         assert row['command'].startswith('python nbs/experiments/designs.py --smoke --optimizer soap --only')
@@ -72,14 +68,14 @@ def test_designs_run_and_go_on(designs, tmp_path, capsys):
         assert row['steps'] == 2 and row['flops'] >= row['budget']
     capsys.readouterr()
     designs.main(command)
-    assert capsys.readouterr().out == '' and read(out) == first
+    assert capsys.readouterr().out == '' and lines(out) == first
     out.write_text(json.dumps(first[1]) + '\n')
     designs.main(command)
-    assert timeless(read(out)) == timeless(first)
+    assert timeless(lines(out)) == timeless(first)
 
 def test_deviations_run(designs, tmp_path):
     designs.main(['--smoke', '--out', str(tmp_path/'designs.jsonl'), '--deviate', '--only', 'gated carry, space'])
-    row, = read(tmp_path/'deviations.jsonl')
+    row, = lines(tmp_path/'deviations.jsonl')
     assert row['deviations']['dropped']['n'] > 100 and not (tmp_path/'designs.jsonl').exists()
 
 def test_a_corpus_needs_its_folder(designs, routers, capsys):
@@ -155,6 +151,6 @@ def test_a_line_has_the_name_that_its_model_would_get(designs, routers):
         assert trial.name == r['name']
 
 def test_what_is_no_longer_code_is_in_the_log(designs):
-    log = (HERE/'LOG.md').read_text()
+    log = (EXPERIMENTS/'LOG.md').read_text()
     logged = set(re.findall(r'^\| `([^`]+)` \|', log, re.M))
     for r in found('designs'): assert r['design'] in logged | set(designs.DESIGNS), r['design']

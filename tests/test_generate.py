@@ -46,8 +46,9 @@ def chained(trained):
     "The same model with three chained heads that learned for a few seconds what it says."
     torch.manual_seed(1)
     m = like(trained, heads='chained', next_tokens=4)
-    text = torch.tensor([list(g.bytes) for g in generate(trained, ['Mia ', 'Zoë ', 'the ', 'a b']*4, 120,
-                                                         temperature=.8, seed=list(range(16)), ignore_end=True)])
+    prompts = ['Mia ', 'Zoë ', 'the ', 'a b']*4
+    told = generate(trained, prompts, 120, temperature=.8, seed=list(range(16)), ignore_end=True)
+    text = torch.tensor([list(g.bytes) for g in told])
     with torch.no_grad(): h = m.states(text)[0]
     y = torch.stack([F.pad(text[:,n+1:], (0, n+1), value=-100) for n in range(4)], -1)
     opt = torch.optim.AdamW([p for n, p in m.unembedding.named_parameters() if n not in ('weight', 'bias')], 1e-2)
@@ -145,8 +146,8 @@ def test_greedy_is_plain_greedy_over_100_000_bytes(trained, chained, capsys):
     """Five routers, two kinds of heads. In float64 no byte differs. In float32 a text may part only where two bytes
     were almost equally good."""
     total, parted, saved = 0, [], 0
-    for k, (router, m) in enumerate(itertools.product(['topk', 'space', 'all', 'stride', 'threshold'],
-                                                      [trained, chained])):
+    routers = 'topk', 'space', 'all', 'stride', 'threshold'
+    for k, (router, m) in enumerate(itertools.product(routers, [trained, chained])):
         r = np.random.default_rng(k)
         prompts = [bytes(r.integers(97, 123, 6).astype(np.uint8)) + b' ' + p
                    for p in [b'Mia', b'the', b'Zo\xc3\xab', b'a kite', b'red'] for _ in range(20)]
@@ -572,8 +573,8 @@ def test_the_speed_command_runs(trained, tmp_path, monkeypatch):
     for m in result['models'].values():
         for r in m['temperatures'].values():
             assert r['ways']['plain']['ratio'] == 1 and r['ways']['plain']['passes_per_byte'] == 61/60
-            assert min(w['bytes_per_second'] for w in r['ways'].values()) > 0 and abs(sum(r['auto_bytes'].values())
-                                                                                      - 1) < 1e-9
+            assert min(w['bytes_per_second'] for w in r['ways'].values()) > 0
+            assert abs(sum(r['auto_bytes'].values()) - 1) < 1e-9
     assert str(tmp_path) not in (tmp_path/'auto.json').read_text()
     for args, word in (([], 'no model'), (['oops'], 'NAME=DIR'), (['--smoke', '--prompt', 'other=a'], 'other')):
         with pytest.raises(InputError, match=word): main(args)

@@ -1,12 +1,14 @@
 """A router of one's own is one small class: once registered it trains, goes on after a break, is evaluated, and writes
 by both decoders. Nothing else in the package knows it."""
 import json
+import re
 from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 import pico.generate
+from conftest import ROOT
 from pico.data import Corpus
 from pico.evaluate import bits_per_byte, router_report
 from pico.generate import generate
@@ -19,11 +21,12 @@ TEXT = Corpus.from_bytes([f'Anna has {i} apples, {i}{i} kittens, and a good book
 SET = TrainConfig(context_len=64, batch_size=4, learning_rate=3e-3, warmup_steps=2, schedule='constant',
                   checkpoint_interval=3, validation_interval=0, validation_bytes=300)
 
-class Echo(Router):
-    "A rule: every byte that equals the one before."
-    memory = 1
-    def forward(self, x, values, before, position, train=False):
-        return Route(values == torch.cat([before, values], 1)[:,:-1])
+def doubled():
+    "The router that CONTRIBUTING shows: every byte that equals the one before."
+    page = (ROOT/'CONTRIBUTING.md').read_text(encoding='utf-8')
+    names = {}
+    exec(re.search(r'^```python\n(.*?)^```', page, re.S | re.M)[1], names)
+    return names['DoubledRouter']
 
 class Surprised(Router):
     "Learned, with a running state: bytes whose score passes its quantile, unless the byte is a vowel."
@@ -46,11 +49,11 @@ class Late(TopKRouter):
         route.chosen = route.chosen & (position >= 20)
         return route
 
-@pytest.fixture(params=[Echo, Surprised, Late], ids=lambda kind: kind.__name__.lower())
+@pytest.fixture(params=[doubled, lambda: Surprised, lambda: Late], ids=['doubled', 'surprised', 'late'])
 def name(request):
     "Registered for one test: other tests go through all routers that there are."
     before = dict(ROUTERS)
-    router('toy')(request.param)
+    router('toy')(request.param())
     yield 'toy'
     ROUTERS.clear()
     ROUTERS.update(before)

@@ -389,8 +389,8 @@ def test_the_threads_of_a_group_end_with_it(tmp_path):
     def f(rank):
         go(tmp_path/'a', max_steps=2, validation=None)
         leave_group()
-        (tmp_path/f'threads{rank}').write_text(' '.join(p.read_text().strip()
-                                                        for p in Path('/proc/self/task').glob('*/comm')))
+        names = [p.read_text().strip() for p in Path('/proc/self/task').glob('*/comm')]
+        (tmp_path/f'threads{rank}').write_text(' '.join(names))
     assert [processes.wait(p, 120) for p in processes.group(2, f, tmp_path)] == [0, 0]
     for r in range(2): assert 'gloo' not in (tmp_path/f'threads{r}').read_text()
 
@@ -505,9 +505,11 @@ def test_a_bar_in_a_notebook():
     import nbformat
     from nbclient import NotebookClient
     code = """from pico.train import Progress
-p = Progress(); p.say('begins')
+p = Progress()
+p.say('begins')
 for i in range(1000): p.update(dict(step=i, loss=1., bpb=2., bytes_per_second=3.), i/1000, 60.)
-p.close(); print('done')"""
+p.close()
+print('done')"""
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     NotebookClient(nb, timeout=120, kernel_name='python3').execute()
     outputs = nb.cells[0].outputs
@@ -560,8 +562,8 @@ def test_a_text_cut_short_loses_no_step(tmp_path):
     file = tmp_path/'corpus.txt'
     file.write_bytes(bytes(range(32, 127)) * 400)
     def work():
-        train(tmp_path/'run', file, CONFIG, dataclasses.replace(SET, max_steps=10**6, validation_interval=0,
-                                                                checkpoint_interval=10**6), progress=False)
+        long = dataclasses.replace(SET, max_steps=10**6, validation_interval=0, checkpoint_interval=10**6)
+        train(tmp_path/'run', file, CONFIG, long, progress=False)
     pid, m = processes.start(work, tmp_path/'said'), tmp_path/'run'/'metrics.jsonl'
     processes.until(lambda: m.exists() and len(m.read_text().splitlines()) > 3)
     os.truncate(file, 500)

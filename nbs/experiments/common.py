@@ -9,7 +9,6 @@ import argparse
 import functools
 import hashlib
 import json
-import os
 import platform
 import shlex
 import subprocess
@@ -22,9 +21,10 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
+from pico.checkpoint import atomic_write, sha256
 from pico.data import Corpus
-from pico.sources import load_corpus
 from pico.model import PicoConfig
+from pico.sources import load_corpus
 from pico.stories import story
 from pico.train import backward
 
@@ -73,6 +73,13 @@ def text(name, split='train', data=None, limit=None):
     "A corpus by its name in `CORPORA`."
     return load_corpus('stories' if name == 'stories' else str(Path(data)/CORPORA[name][0]), split, limit=limit)
 
+def before_last(corpus, limit=None):
+    """A training split in two: what to train on, and what to choose by: the ninth before the held-out text, or so many
+    bytes of it. Nothing is tuned on held-out text."""
+    values, _ = corpus.read(0, corpus.size)
+    cut = corpus.size * 8 // 9
+    return (Corpus.from_bytes(part.tobytes()) for part in (values[:cut], values[cut:][:limit]))
+
 def new_stories(n, seed):
     "Stories that no model was trained on: those of another seed than 0."
     return Corpus.from_bytes([story(i, seed=seed).text.encode() for i in range(n)])
@@ -83,19 +90,10 @@ def source(name, data=None, held_out=None):
     if held_out: public += f'; held out: {held_out}'
     return dict(source=public, sha256=sha256(Path(data)/file) if file else stories_sha256())
 
-def sha256(file): return hashlib.sha256(Path(file).read_bytes()).hexdigest()
-
 @functools.cache
 def stories_sha256(): return hashlib.sha256(''.join(story(i, seed=0).text for i in range(100)).encode()).hexdigest()
 
 # --- results
-
-def write_whole(file, content):
-    "Write a file whole or not at all."
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f'.{file.name}.{os.getpid()}.tmp')
-    part.write_text(content, encoding='utf-8')
-    part.replace(file)
 
 class Results:
     "The lines of an experiment's file. Several processes may add to it at once."
@@ -114,7 +112,8 @@ class Results:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.file.with_suffix('.lock')):
             rows = {r['name']: r for r in (*self.rows(), *new)}
-            write_whole(self.file, ''.join(json.dumps(rows[name]) + '\n' for name in sorted(rows)))
+            content = ''.join(json.dumps(rows[name]) + '\n' for name in sorted(rows))
+            atomic_write(self.file, lambda p: p.write_text(content, encoding='utf-8'))
 
     def merge(self, file):
         "Take in the lines of another file; `ValueError` if both measured the same thing with different results."

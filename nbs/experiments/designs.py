@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import CORPORA, LENGTH, ROWS, Results, config, new_stories, parse, parser, part, source, stamp, text
-from common import train_step
+from common import CORPORA, LENGTH, ROWS, Results, before_last, config, new_stories, parse, parser, part, source, stamp
+from common import text, train_step
 from torch import nn
 
 from pico.data import Corpus
@@ -266,11 +266,8 @@ class Trial:
 def texts(corpus, data=None, last=False):
     "Training text, and text to choose designs by, which the grid does not report. With `last`, the text of the grid."
     if corpus == 'stories': return text(corpus), new_stories(120, seed=2 if last else 1)
-    whole = text(corpus, 'train', data)
-    values, _ = whole.read(0, whole.size)
-    cut = whole.size * 8 // 9
-    def some(start, stop): return Corpus.from_bytes(values[start:stop].astype(np.uint8).tobytes())
-    return some(0, cut), text(corpus, 'validation', data) if last else some(cut, cut + 200_000)
+    train, held_out = before_last(text(corpus, 'train', data), 200_000)
+    return train, text(corpus, 'validation', data) if last else held_out
 
 def optimizer_of(model, name, router_rate):
     "The optimizer; a router that learns at a rate of its own is a group of its own."

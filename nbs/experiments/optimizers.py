@@ -17,9 +17,9 @@ import time
 from importlib.metadata import version
 
 import torch
-from common import LENGTH, ROWS, average_weights, config, new_stories, parse, parser, source, stamp, text, train_step
+from common import LENGTH, ROWS, average_weights, before_last, config, new_stories, parse, parser, source, stamp, text
+from common import train_step
 
-from pico.data import Corpus
 from pico.batches import batch
 from pico.evaluate import bits_per_byte
 from pico.model import Pico
@@ -77,10 +77,7 @@ def texts(name, stage, data, smoke=False):
         train = text(name, limit=50_000 if smoke else None)
         return train, new_stories(2 if smoke else n, seed), source(name, held_out=f'seed {seed}')
     train, held_out = text(name, 'train', data), text(name, 'validation', data)
-    if stage == 'rates':                       # the tenth before the held-out one, which nothing is tuned on
-        values, _ = train.read(0, train.size)
-        end = train.size * 8 // 9
-        train, held_out = (Corpus.from_bytes([bytes(v.astype('uint8'))]) for v in (values[:end], values[end:]))
+    if stage == 'rates': train, held_out = before_last(train)
     return train, held_out, source(name, data)
 
 def run(stage, corpus, name, lr, seed, data, steps=STEPS, smoke=False):
