@@ -210,6 +210,17 @@ def read(self:Corpus,
     values, kinds = self.windows([start], max(stop - start, 0))
     return values[0], kinds[0]
 
+# %% ../nbs/01_data.ipynb #f6d1e9e6
+@patch
+def excerpt(self:Corpus,
+    size:int=1_000_000, # bytes at most
+    parts:int=32,       # from so many places
+)->np.ndarray:          # (N,) bytes
+    "Parts from all over the stream, one after the other: what a router may look at before training begins."
+    if self.size <= size: return self.read(0, size)[0]
+    starts = [i * self.size // parts for i in range(parts)]
+    return np.concatenate([self.read(a, a + size//parts)[0] for a in starts])
+
 # %% ../nbs/01_data.ipynb #3281e85a
 @patch
 def digest(self:Corpus)->str:

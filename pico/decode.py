@@ -207,7 +207,7 @@ class Decoder:
         max_rollback:int=0,  # how many of the last bytes can be taken back
         latent:bool=True,    # False switches the latent blocks off
     ):
-        self.on, self.decide = latent, decider(model.latent.router)
+        self.on, self.decide, self.weighs = latent, decider(model.latent.router), model.latent.router.weighs
         self.embedding, self.norm = to_numpy(model.embedding.weight), to_numpy(model.norm.weight)
         self.eps = float(np.finfo(self.norm.dtype).eps)
         stacks = model.fb_in, model.latent, model.fb_out
@@ -264,7 +264,7 @@ def deepen(self:Decoder,
     if places:
         some, flags = h[places], iter(chosen)
         deep = self.latent(some, [sum(next(flags) for _ in v) for v in x])
-        if weight is not None: deep = some + weight[places,None] * (deep - some)
+        if self.weighs and weight is not None: deep = some + weight[places,None] * (deep - some)
         h[places] = deep
         if wanted is not None: changes = deep - some
     if wanted is not None: self.hand_on(h, wanted, counts, chosen, iter(changes))

@@ -100,14 +100,14 @@ def through(self:MixtureOfDepths,
     kv:list=None,# one KVCache per block, counting chosen bytes
 )->Tensor:       # (B, T, D); unchosen bytes are `x` bit for bit
     "Send the chosen bytes through the blocks, and add their weighted changes."
-    n = int(route.chosen.sum())
+    n, factor = int(route.chosen.sum()), self.router.factor(route)
     if n == route.chosen.numel():
         deep = Stack.forward(self, x, kv)
-        return (deep if route.weight is None else x + route.weight[...,None] * (deep - x)).to(x.dtype)
+        return (deep if factor is None else x + factor[...,None] * (deep - x)).to(x.dtype)
     if not n: return x
     packed, positions, counts = pack(x, route.chosen)
     deep = Stack.forward(self, packed, kv, counts if len(x) > 1 else None)
-    return unpack(x, packed, deep, positions, counts, route.weight)
+    return unpack(x, packed, deep, positions, counts, factor)
 
 # %% ../nbs/05a_depth.ipynb #ef07e5f4
 @patch

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROUTERS', 'RENAMED', 'Route', 'RunningState', 'Router', 'router', 'AllRouter', 'NoneRouter', 'spacelike', 'by_space',
            'by_table', 'SpaceRouter', 'exact', 'StrideRouter', 'RandomRouter', 'topk_mask', 'weighed', 'TopKRouter',
-           'normed', 'TunedRouter', 'whitespace', 'WhitespaceRouter', 'WordsRouter']
+           'normed', 'TunedRouter', 'whitespace', 'WhitespaceRouter', 'WordsRouter', 'RisingRouter']
 
 # %% ../nbs/05_router.ipynb #17d130ee
 import math
@@ -17,6 +17,7 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 from fastcore.basics import patch
 from .core import moved
+from .counts import rising_pairs
 
 # %% ../nbs/05_router.ipynb #0e8c48b9
 @dataclass
@@ -35,6 +36,7 @@ class Router(nn.Module):
     "Decides which bytes go through the deep blocks. Subclasses define `forward`; a new router is one small class."
     memory = 0          # how many bytes before a byte the rule needs to see
     carries = False     # was it measured to gain by carrying (chapter 05a)?
+    weighs = True       # does the weight scale what the deep blocks change? if not, it only says how sure the router is
     def __init__(self,
         dim:int,        # width of the residual stream
         capacity:float, # fraction of bytes that should go deep, 0 to 1
@@ -50,6 +52,13 @@ class Router(nn.Module):
         train:bool=False,# the rule used in training, where it differs
     )->Route:
         raise NotImplementedError
+
+    def begin(self, source):
+        "Look at the training text, a `Corpus` or a `Stream`, once before the first step. Most routers do not."
+
+    def factor(self, route:Route)->Tensor: # (B, T), or None for 1
+        "What the change of a routed byte is multiplied by."
+        return route.weight if self.weighs else None
 
     def numpy_decider(self):
         "A function of states (M, D) and rows [(new bytes, bytes before them)]: M bools, and M weights or None."
@@ -247,9 +256,15 @@ class TunedRouter(TopKRouter):
         nn.init.zeros_(self.weight)
         self.rule = nn.Parameter(torch.tensor(3.))
 
+    def begins(self, values, before)->Tensor: return by_space(values, before, self.kind)      # (B, T) bool
+
+    def begins_quickly(self): return by_table(self.kind) # the same without tensors, for rows of a few bytes
+
+    def strength(self)->Tensor: return self.rule # how much the beginning counts
+
     def score(self, x, values, before):
-        learned = super().score(F.rms_norm(x, x.shape[-1:]), values, before)
-        return learned + torch.where(by_space(values, before, self.kind), self.rule, -self.rule)
+        learned, strength = super().score(F.rms_norm(x, x.shape[-1:]), values, before), self.strength()
+        return learned + torch.where(self.begins(values, before), strength, -strength)
 
     def forward(self, x, values, before, position, train=False):
         route = super().forward(x, values, before, position, train)
@@ -257,10 +272,10 @@ class TunedRouter(TopKRouter):
         return route
 
     def numpy_decider(self):
-        w, rule = self.weight.detach().numpy()[0], self.rule.item()
-        by_rule, eps = by_table(self.kind), float(np.finfo(w.dtype).eps)
+        w, rule = self.weight.detach().numpy()[0], self.strength().item()
+        begins, eps = self.begins_quickly(), float(np.finfo(w.dtype).eps)
         def decide(h, rows):
-            signed = np.where(by_rule(rows), rule, -rule).astype(h.dtype)
+            signed = np.where(begins(rows), rule, -rule).astype(h.dtype)
             return weighed(normed(h, eps) @ w + signed)
         return decide
 
@@ -280,6 +295,37 @@ class WhitespaceRouter(SpaceRouter):
 class WordsRouter(TunedRouter):
     "`tuned`, but it begins where white space does, not at SpaceByte's rule."
     kind = staticmethod(whitespace)
+
+# %% ../nbs/05_router.ipynb #2fe33ae1
+@router('rising')
+class RisingRouter(TunedRouter):
+    """Begins where uncertainty rises in the training text, and learns to differ. A routed byte weighs 1; a quarter of
+    the gradient reaches the score."""
+    weighs, reach = False, .25
+    def __init__(self, dim:int, capacity:float):
+        super().__init__(dim, capacity)
+        nn.init.kaiming_uniform_(self.weight, a=5**.5)            # where nothing has been counted yet
+        # after which two bytes it begins
+        self.register_buffer('pairs', torch.zeros(256, 256, dtype=torch.bool))
+
+    def begin(self, source):
+        "Count where uncertainty rises in up to 1 MB of a `Corpus` or a `Stream`, and start from there."
+        self.pairs.copy_(torch.from_numpy(rising_pairs(source.excerpt(), self.capacity)))
+        nn.init.zeros_(self.weight)
+
+    def strength(self): return self.rule * self.pairs.any()
+
+    def begins(self, values, before):
+        v = torch.cat([before, values], 1)
+        # -1, before the text, is the last row: 0xFF, which stands between two texts
+        return self.pairs[v[:,:-1], v[:,1:]]
+
+    def begins_quickly(self):
+        pairs = self.pairs.tolist()
+        return lambda rows: [pairs[a][b] for new, old in rows for a, b in pairwise([old[-1] if old else -1, *new])]
+
+    def factor(self, route): # 1, with a gradient
+        return 1 + self.reach * (route.weight - route.weight.detach()) if torch.is_grad_enabled() else None
 
 # %% ../nbs/05_router.ipynb #88a56e12
 RENAMED = 'All', 'Space', 'Stride', 'Random', 'TopK', 'Tuned', 'Whitespace', 'Words'

@@ -25,7 +25,7 @@ from .model import Pico, PicoConfig, read_config
 from .soap import SOAP
 from .checkpoint import Background, MayNotRead, all_steps, copied, flush, load, latest
 from .checkpoint import read_json, reason, save, sha256, write_json, atomic_write
-from .parallel import broadcast, world
+from .parallel import broadcast, on_rank0, world
 
 # %% ../nbs/10b_run.ipynb #afbb6d04
 SCHEDULES, OPTIMIZERS = ('cosine', 'wsd', 'constant'), ('adamw', 'soap')
@@ -207,6 +207,14 @@ def averaged(self:Run):
         if kept: torch._foreach_copy_([p.detach() for p in self.model.parameters()], kept)
 
 # %% ../nbs/10b_run.ipynb #a68015d7
+@patch
+def begin(self:Run):
+    "Let the router look at the text, in one process for all. Called by all of them before the first step of a run."
+    router = self.model.latent.router
+    on_rank0(lambda: router.begin(self.source))
+    router.load_state_dict(broadcast(router.state_dict()))
+    if self.ema: self.ema = self.weights()
+
 @patch
 def state_dict(self:Run)->dict:
     "All but the weights to be published; what is spread over the processes is put together. Called by all of them."

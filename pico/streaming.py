@@ -34,8 +34,7 @@ class Lane:
         name:str,         # of the source, for the sentence when it fails
         lists:bool=False, # whether lists are bytes
     ):
-        self.data, self.name = data, name
-        self.column, self.lists = column, lists
+        self.data, self.name, self.column, self.lists = data, name, column, lists
         self.marks, self.leave_out = MARKS[marks], leave_out
         self.values, self.kinds = bytearray(), bytearray()
         self.start(epoch=0)
@@ -195,8 +194,7 @@ class Stream:
         marks:str='bytes', # a name in `MARKS`
         rule:int=RULE,     # how to read it: 1 for a run that began so
     ):                     # `.notes` says what was left out so far
-        self.name, self.column = str(source), column
-        self.marks, self.rule = marks, rule
+        self.name, self.column, self.marks, self.rule = str(source), column, marks, rule
         path = local_path(source)
         self.source = os.path.abspath(path) if path.exists() else self.name # the same however a path was spelled
         self.odd = {} # rows of JSON that were passed over, a list by file
@@ -246,25 +244,38 @@ def summary(self:Stream, held:Corpus=None)->list: # of lines
 
 # %% ../nbs/01b_streaming.ipynb #3dee96eb
 @patch
+def texts(self:Stream, rows):
+    "Iterate over the text of rows, each as bytes."
+    with quietly(self.name):
+        for row in rows: yield row_bytes(row[self.column], self.column, self.name, self.lists)
+
+@patch
 def validation(self:Stream,
     size:int, # bytes of text wanted
 )->Corpus:    # None if there are no such documents near the beginning
     "Held-out text: the first of the validation split, or what is held out of the first 300 times as much text."
-    rows, found, have, seen = self.data if self.apart is None else self.splits[self.apart], [], 0, 0
-    with quietly(self.name):
-        for row in rows:
-            text = row_bytes(row[self.column], self.column, self.name, self.lists)
-            seen += len(text)
-            if text and (self.apart or held_out(text)):
-                found.append(text)
-                have += len(text)
-            if have >= size or seen >= 300 * size: break
+    found, have, seen = [], 0, 0
+    for text in self.texts(self.data if self.apart is None else self.splits[self.apart]):
+        seen += len(text)
+        if text and (self.apart or held_out(text)):
+            found.append(text)
+            have += len(text)
+        if have >= size or seen >= 300 * size: break
     return Corpus.from_bytes(found, self.marks, self.name) if found else None
 
 @patch
 def sample(self:Stream, size:int, held:Corpus=None)->np.ndarray: # (size,) integers
     "Some bytes of held-out text; any bytes if there is none."
     return np.arange(size) % 128 if held is None else held.sample(size)
+
+@patch
+def excerpt(self:Stream, size:int=1_000_000)->np.ndarray: # (N,) bytes
+    "The first documents that are trained on, with their marks, up to `size` bytes."
+    (opening, closing), found = MARKS[self.marks], bytearray()
+    for text in self.texts(self.data):
+        if text and not self.leave_out(text): found += opening + text + closing
+        if len(found) >= size: break
+    return np.frombuffer(bytes(found[:size]), np.uint8)
 
 # %% ../nbs/01b_streaming.ipynb #3b07dfc5
 @patch
@@ -290,9 +301,7 @@ def ready(self:Stream, micro:int=1, step:int=None): # a stream has a next step a
 @patch
 def batch(self:Stream)->tuple: # x (B,T) long; y (B,T,N) long, -100 where nothing is scored
     "The rows of the next micro-step, this process's part; call `ready` before."
-    rows = {}
-    for i, lane in self.lanes.items():
-        for j in range(self.each): rows[i*self.each + j] = lane.take(self.T, self.N)
+    rows = {i*self.each + j: lane.take(self.T, self.N) for i, lane in self.lanes.items() for j in range(self.each)}
     values, kinds = (np.stack([rows[r][k] for r in self.mine]) for k in (0, 1))
     return predicted(values, kinds, self.N)
 

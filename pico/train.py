@@ -322,6 +322,7 @@ def train(
         for line in text.summary(validation): show.say(line)
         found = on_rank0(lambda: last_saved(out, show.say)) if resumed else None
         if found: run.load_state_dict(*found)
+        else: run.begin()
         session(run, validation, stop, show)
     run.use_ema()
     return run.model.eval()
