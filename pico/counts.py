@@ -46,7 +46,7 @@ def uncertainty(
 def rising_pairs(
     values:np.ndarray, # (N,) bytes of a text
     capacity:float,    # the largest fraction of them that may be above the cut; at least half of it is
-    share:float=.25,   # of the uncertainty before a symbol that is taken off
+    share:float=.5,    # of the uncertainty before a symbol that is taken off
 )->np.ndarray:         # (256, 256) bool, by the byte before and the byte itself
     "The pairs of bytes after which uncertainty rises most."
     s, last = symbols(values)

@@ -9,10 +9,12 @@ import argparse
 import functools
 import hashlib
 import json
+import marshal
 import platform
 import shlex
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from datetime import date
@@ -67,11 +69,20 @@ CORPORA = { # name: (file in the folder of --data, public source)
     'english': ('war_and_peace.txt', 'War and Peace, English, public domain'),
     'russian': ('tinystories_ru.txt', 'MichaelMonashev/TinyStories-ru, Apache-2.0'),
     'python':  ('python_algorithms.txt', 'TheAlgorithms/Python, MIT'),
+    'chinese': ('chinese_novels.txt', 'three classical Chinese novels, public domain, as in hexhero/book-txt'),
 }
 
 def text(name, split='train', data=None, limit=None):
-    "A corpus by its name in `CORPORA`."
+    "A corpus by its name in `CORPORA`, or `compiled`."
+    if name == 'compiled': return compiled(split)
     return load_corpus('stories' if name == 'stories' else str(Path(data)/CORPORA[name][0]), split, limit=limit)
+
+def compiled(split='train'):
+    "No text at all: the modules of the standard library, as this Python compiles them. The last tenth is held out."
+    files = sorted(Path(sysconfig.get_path('stdlib')).glob('*.py'))
+    documents = [marshal.dumps(compile(f.read_bytes(), f.name, 'exec')) for f in files]
+    cut = len(documents) * 9 // 10
+    return Corpus.from_bytes(documents[:cut] if split == 'train' else documents[cut:], name='compiled')
 
 def before_last(corpus, limit=None):
     """A training split in two: what to train on, and what to choose by: the ninth before the held-out text, or so many
@@ -86,6 +97,8 @@ def new_stories(n, seed):
 
 def source(name, data=None, held_out=None):
     "Where a text comes from, and its sha256: the file's, or that of the first hundred of the built-in stories."
+    if name == 'compiled':
+        return dict(source=f'the standard library of Python {platform.python_version()}, compiled', sha256=None)
     file, public = CORPORA[name]
     if held_out: public += f'; held out: {held_out}'
     return dict(source=public, sha256=sha256(Path(data)/file) if file else stories_sha256())

@@ -2,7 +2,8 @@
 
     python nbs/experiments/designs.py                      # stories, which needs nothing
     python nbs/experiments/designs.py --corpus english --data DIR --only space 'two states' prior
-    python nbs/experiments/designs.py --optimizer soap --budget 2.8e12 --seeds 0 1 2 --only space 'tuned, gated carry'
+    python nbs/experiments/designs.py --optimizer soap --budget 2.8e12 --seeds 0 1 2 --only 'pairs, gated carry' space
+    python nbs/experiments/designs.py --answer --data DIR  # the table that opens chapter 21
 
 Every model gets the same number of floating-point operations, counted with what was really routed. Its learning rate
 falls as that budget is spent, so all are finished models at equal cost. They are scored on text that the grid does not
@@ -25,9 +26,9 @@ from torch import nn
 
 from pico.data import Corpus
 from pico.batches import batch
-from pico.evaluate import windowed
+from pico.evaluate import Surprise, agreement, class_rates, leak, starts_word, windowed
 from pico.model import Pico, PicoConfig
-from pico.router import Route, Router, TopKRouter, by_space, router, spacelike
+from pico.router import RisingRouter, Route, Router, TopKRouter, by_space, router, spacelike
 from pico.train import TrainConfig, flops_per_byte, make_optimizer, lr_factor
 
 # 1.4 TFLOP: about 400 steps with a quarter of the bytes deep
@@ -83,7 +84,7 @@ def counted_entropy(
 @router('counted')
 class Counted(Router):
     "Deep where the next byte is uncertain by counts of the training text, beyond what a fraction `capacity` of it is."
-    memory, few, off = 4, 16, 0. # off: share of the uncertainty one byte before that is taken off
+    memory, few = 4, 16
     def begin(self, corpus):
         "Count what follows the last one to four bytes."
         values = corpus.read(0, min(corpus.size, 8_000_000))[0].astype(np.int64)
@@ -91,65 +92,23 @@ class Counted(Router):
         start = torch.from_numpy(values[None, :1_000_000])
         self.limit = self.score(start, start.new_full((1, self.memory), -1)).quantile(1 - self.capacity).item()
 
-    def entropy(self, v): # (B, memory + T) bytes -> (B, T + 1), from the byte before the T on
+    def score(self, values, before): # (B, T)
         "Entropy after the longest context that was seen often enough."
-        H = torch.zeros_like(v[:, self.memory - 1:], dtype=torch.float)
+        v, H = torch.cat([before, values], 1), torch.zeros_like(values, dtype=torch.float)
         for n, (keys, known) in enumerate(self.tables, 1):
-            context = contexts(v[:, self.memory - n:], n)         # (B, T + 1)
+            context = contexts(v[:, self.memory - n + 1:], n)     # (B, T)
             at = torch.searchsorted(keys, context).clamp(max=len(keys) - 1)
             H = torch.where(keys[at] == context, known[at], H)
         return H
 
-    def score(self, values, before):
-        H = self.entropy(torch.cat([before, values], 1))
-        return H[:, 1:] - self.off * H[:, :-1]
-
     def forward(self, x, values, before, position, train=False): return Route(self.score(values, before) > self.limit)
 
-@router('rise')
-class Rise(Counted):
-    "Deep where uncertainty rises: where it is above half of what it was one byte before by most."
-    off = .5
-
-@router('rising')
-class Rising(TwoStates):
-    "Begins where uncertainty rises, and learns. A routed byte weighs 1; a quarter of the gradient reaches the score."
-    memory, begins_at, reach = 4, 1., .25 # what the beginning counts at first; the share of the gradient
-    fade = None                           # after so many steps the beginning is gone
-    def __init__(self, dim, capacity):
-        super().__init__(dim, capacity)
-        self.rule, self.taken = nn.Parameter(torch.tensor(self.begins_at)), 0
-        nn.init.zeros_(self.network[2].weight)
-
-    def begin(self, corpus):
-        self.table = Rise(1, self.capacity)
-        self.table.begin(corpus)
-
-    def score(self, x, values, before):
-        strength = self.rule if self.fade is None else max(0., 1 - self.taken / self.fade) + 0 * self.rule
-        rises = self.table.score(values, before) > self.table.limit
-        return super().score(x, values, before) + torch.where(rises, strength, -strength)
-
-    def forward(self, x, values, before, position, train=False):
-        route = super().forward(x, values, before, position, train)
-        return Route(route.chosen, 1 + self.reach * (route.weight - route.weight.detach()), route.logits)
-
-    def step(self): self.taken += 1
-
-@router('fading')
-class Fading(Rising):
-    "The beginning is gone after 400 steps: nobody who writes needs the counts."
-    fade = 400
-
-@router('rising sure')
-class RisingSure(Rising):
-    "The beginning counts twice as much."
-    begins_at = 2.
-
-@router('rising steep')
-class RisingSteep(Rising):
-    "All of the gradient reaches the score."
-    reach = 1.
+@router('table')
+class Table(RisingRouter):
+    "The beginning of `rising` alone: nothing is learned."
+    def forward(self, x, values, before, position, train=False): return Route(self.begins(values, before))
+    def factor(self, route): "All 1."
+    def auxiliary(self, route): "No loss of its own."
 
 @router('agreeing')
 class Agreeing(TopKRouter):
@@ -194,7 +153,7 @@ class Design:
     )->Pico:
         "A new model."
         model = self.model(self.config)
-        if hasattr(model.latent.router, 'begin'): model.latent.router.begin(corpus)
+        model.latent.router.begin(corpus)
         return model
 
 DESIGNS = {d.name: d for d in [
@@ -228,11 +187,10 @@ DESIGNS = {d.name: d for d in [
     Design('whitespace, gated carry', "Is there a better rule than SpaceByte's?", 'whitespace', model=Carrying),
     Design('tuned whitespace, gated carry', 'Is that a better place to begin?', 'words', model=Carrying),
     # a choice that begins where uncertainty rises: no rule in it
-    Design('rise, gated carry', 'Is a rise in uncertainty a place to go deep?', 'rise', 3/16, Carrying),
-    Design('rising, gated carry', 'Is it a place to begin to learn?', 'rising', 3/16, Carrying),
-    Design('rising sure, gated carry', 'Should the beginning count more?', 'rising sure', 3/16, Carrying),
-    Design('rising steep, gated carry', 'Should the score feel more of the loss?', 'rising steep', 3/16, Carrying),
-    Design('fading, gated carry', 'Must the beginning stay?', 'fading', 3/16, Carrying),
+    Design('pairs, gated carry', 'Can the text itself say where to begin?', 'rising', 3/16, Carrying),
+    Design('table, gated carry', 'Is there anything left to learn then?', 'table', 3/16, Carrying),
+    Design('topk, gated carry', 'Does carrying help top-k?', 'topk', 3/16, Carrying),
+    Design('stride, gated carry', 'Or fixed steps?', 'stride', 3/16, Carrying),
     Design('agreeing, gated carry', 'What is a choice worth that only agrees with itself?', 'agreeing', 3/16, Carrying),
     Design('agreeing 1/4, gated carry', 'And with more bytes?', 'agreeing', .25, Carrying),
 ]}
@@ -266,6 +224,7 @@ class Trial:
 def texts(corpus, data=None, last=False):
     "Training text, and text to choose designs by, which the grid does not report. With `last`, the text of the grid."
     if corpus == 'stories': return text(corpus), new_stories(120, seed=2 if last else 1)
+    if corpus == 'compiled': return text(corpus), text(corpus, 'validation')
     train, held_out = before_last(text(corpus, 'train', data), 200_000)
     return train, text(corpus, 'validation', data) if last else held_out
 
@@ -294,6 +253,24 @@ def train(trial, corpus):
         routed.append(out['routed'])
     return model, dict(router=design.router, capacity=design.capacity, trained=statistics.mean(routed[-50:]),
                        steps=len(routed), flops=spent, seconds=time.process_time() - start)
+
+# --- what was chosen
+
+@torch.no_grad()
+def choice(model, held_out, rows=24):
+    """How well the routed bytes are those before words, beside a random choice of equal rate; what looking ahead
+    flatters; the share of each class of bytes that goes deep; the bytes that go deep most often."""
+    values, _ = held_out.read(0, rows * LENGTH)
+    rows = len(values) // LENGTH
+    x = torch.from_numpy(values[:rows * LENGTH].astype(np.int64)).view(rows, LENGTH)
+    chosen = model.states(x, routing='causal')[1].chosen.flatten().numpy()
+    v, text = x.flatten().numpy(), np.ones(x.numel(), bool)
+    *_, f1, random_f1 = agreement(chosen, starts_word(v, text))
+    kinds = class_rates(Surprise(None, v, text, chosen, None))
+    often = np.argsort(-np.bincount(v[chosen], minlength=256))[:10].tolist()
+    flatters = leak(model, held_out, LENGTH, rows * LENGTH)
+    return dict(f1=f1, random_f1=random_f1, leak=flatters, kinds=kinds,
+                deep=[(b, int(chosen[v == b].sum()), int((v == b).sum())) for b in often if chosen[v == b].any()])
 
 # --- what single bytes cost that go another way
 
@@ -354,19 +331,31 @@ def deviations(model, held_out, share=1/20, draws=4, rows=112):
 
 # --- the command
 
+# the table that opens chapter 21: on held-out text, by which nothing was chosen, with seeds by which nothing was chosen
+TABLE = 'pairs, gated carry', 'gated carry, space', 'space', 'topk 3/16', 'agreeing, gated carry', 'stride', 'all', 'none'
+ANSWER = dict(budget=2.8e12, optimizer='soap', last=True)
+
+def answer():
+    "The models of that table: first of all what it is about, then one seed of the rivals, then the others."
+    cells = [(design, corpus, seed) for seed in (5, 6, 7) for design in TABLE for corpus in CORPORA]
+    cells.sort(key=lambda c: (c[0] not in TABLE[:3] and (c[2] - 4) * 9, c[2]))
+    return [Trial(design, corpus, seed, **ANSWER) for design, corpus, seed in cells]
+
 def run(trial, data=None, deviate=False, scored=60_000, windows=112):
     "Train a model and score it; with `deviate`, score deviations from its router's choice instead."
     corpus, held_out = texts(trial.corpus, data, trial.last)
     model, spent = train(trial, corpus)
     score = windowed(model, held_out, LENGTH, 'causal', scored)
     row = dict(name=trial.name, **asdict(trial), bpb=score.bpb, routed=score.routed_fraction)
-    return row | (dict(deviations=deviations(model.eval(), held_out, rows=windows)) if deviate else spent)
+    model.eval()
+    if deviate: return row | dict(deviations=deviations(model, held_out, rows=windows))
+    return row | spent | choice(model, held_out, max(windows // 5, 1))
 
 SMOKE = dict(scored=4000, windows=7)
 
 def options():
     p = parser(__doc__)
-    p.add_argument('--corpus', default='stories', choices=CORPORA)
+    p.add_argument('--corpus', default='stories', choices=[*CORPORA, 'compiled'])
     p.add_argument('--data', metavar='DIR', help='folder that holds the corpora')
     p.add_argument('--only', nargs='*', choices=DESIGNS, metavar='DESIGN', help='a name in DESIGNS')
     p.add_argument('--seeds', type=int, nargs='*', default=[0])
@@ -376,11 +365,13 @@ def options():
     p.add_argument('--deviate', action='store_true',
                    help='what single bytes cost that go another way than the router says')
     p.add_argument('--optimizer', default='adamw', choices=('adamw', 'soap'))
+    p.add_argument('--answer', action='store_true', help='all models of the table that opens chapter 21')
     p.add_argument('--part', default='0/1', help='i/n: only every n-th model, from the i-th')
     return p
 
 def trials(a):
     "What the options ask for; a few steps of each in a smoke test."
+    if a.answer: return part(answer(), a.part)
     budget = 5e9 if a.smoke else a.budget
     asked = [(design, seed) for seed in a.seeds for design in a.only or DESIGNS]
     return [Trial(design, a.corpus, seed, budget, a.optimizer, a.last) for design, seed in part(asked, a.part)]
@@ -388,7 +379,7 @@ def trials(a):
 def main(args=None):
     p = options()
     a = parse(p, __file__, args)
-    if a.corpus != 'stories' and not a.data: p.error(f'--corpus {a.corpus} needs --data DIR')
+    if not a.data and (a.answer or a.corpus not in ('stories', 'compiled')): p.error('these texts need --data DIR')
     if a.deviate: a.results = Results(a.results.file.with_name('deviations.jsonl'))
     for trial in trials(a):
         if a.results.find(trial.name): continue
