@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
-from .alibi import alibi_slopes
+from .alibi import POSITIONS, alibi_slopes, rotate, turns
 from .attention import attention
 from .cache import KVCache, Plan
 
@@ -65,23 +65,38 @@ class Attention(nn.Module):
         q_heads:int,  # query heads
         kv_heads:int, # key/value heads
         window:int,   # bytes back; None = no limit
+        positions:str='alibi', # 'alibi' | 'rope' | 'none'
     ):
         super().__init__()
         check_heads(dim, q_heads, kv_heads, window)
+        if positions not in POSITIONS:
+            raise ValueError(f"positions={positions!r} is unknown: use one of {', '.join(POSITIONS)}")
         self.heads, self.width, self.window = (q_heads, kv_heads), dim // q_heads, window
         self.fused_qkv = nn.Linear(dim, (q_heads + 2*kv_heads) * self.width, bias=False)
         self.proj = nn.Linear(q_heads * self.width, dim, bias=False)
-        self.register_buffer('slopes', alibi_slopes(q_heads), persistent=False)
+        slopes = alibi_slopes(q_heads)
+        self.register_buffer('slopes', slopes if positions == 'alibi' else 0 * slopes, persistent=False)
+        self.rotary = positions == 'rope'
+
+    def turn(self, x:Tensor, cache:KVCache=None)->tuple: # of this step, good for all blocks of a stack
+        "How far queries and keys are turned; None without rotary positions."
+        if not self.rotary: return None
+        at = torch.arange(x.shape[1], device=x.device)
+        if cache is not None: at = (cache.length[:,None] + at)[:,None]          # (B, 1, T)
+        return turns(at, self.width, x.dtype)
 
     def forward(self,
         x:Tensor,           # (B, T, D)
         cache:KVCache=None, # continue what it holds; updated in place
         plan:Plan=None,     # of this step, for all blocks of a stack; None = the cache makes one
+        turn:tuple=None,    # of this step; None = made here where it is needed
     )->Tensor:              # (B, T, D)
         "Let each byte look back."
         (B, T, _), (H, G) = x.shape, self.heads
         # not self.fused_qkv(x): a call less per byte
         qkv = F.linear(x, self.fused_qkv.weight).view(B, T, H + 2*G, self.width).transpose(1, 2)
+        if turn is None: turn = self.turn(x, cache)
+        if turn is not None: qkv = torch.cat([rotate(qkv[:,:H+G], turn), qkv[:,H+G:]], 1)
         q, kv = qkv.split((H, 2*G), 1)                            # (B, H, T, K), (B, 2G, T, K)
         if cache is None: out = attention(q, *kv.split(G, 1), self.window, self.slopes)
         else: out = cache.attend(q, kv, self.slopes, plan=plan)
@@ -99,18 +114,20 @@ class Block(nn.Module):
         q_heads:int,  # query heads
         kv_heads:int, # key/value heads
         window:int,   # bytes back
+        positions:str='alibi', # 'alibi' | 'rope' | 'none'
     ):
         super().__init__()
-        self.norm1, self.att = RMSNorm(dim), Attention(dim, q_heads, kv_heads, window)
+        self.norm1, self.att = RMSNorm(dim), Attention(dim, q_heads, kv_heads, window, positions)
         self.norm2, self.glu = RMSNorm(dim), SwiGLU(dim)
 
     def forward(self,
         x:Tensor,           # (B, T, D)
         cache:KVCache=None, # continue what it holds; updated in place
         plan:Plan=None,     # of this step; None = the cache makes one
+        turn:tuple=None,    # of this step; None = made where it is needed
     )->Tensor:              # (B, T, D)
         "One block."
-        x = x + self.att(self.norm1(x), cache, plan)
+        x = x + self.att(self.norm1(x), cache, plan, turn)
         return x + self.glu(self.norm2(x))
 
 # %% ../nbs/04_block.ipynb #2d65a889
@@ -118,10 +135,10 @@ class Stack(nn.Module):
     "Blocks one after another."
     def __init__(self,
         num_blocks:int, # how many; 0 passes its input through
-        dim:int, q_heads:int, kv_heads:int, window:int,
+        dim:int, q_heads:int, kv_heads:int, window:int, positions:str='alibi',
     ):
         super().__init__()
-        self.blocks = nn.ModuleList(Block(dim, q_heads, kv_heads, window) for _ in range(num_blocks))
+        self.blocks = nn.ModuleList(Block(dim, q_heads, kv_heads, window, positions) for _ in range(num_blocks))
 
     def forward(self,
         x:Tensor,            # (B, T, D)
@@ -129,11 +146,14 @@ class Stack(nn.Module):
         lengths:Tensor=None, # (B,) real bytes per row, with a cache
     )->Tensor:               # (B, T, D)
         "All blocks in order."
+        if not len(self.blocks): return x
+        att = self.blocks[0].att
+        turn = att.turn(x, cache[0] if cache else None)
         if not cache:
-            for block in self.blocks: x = block(x)
+            for block in self.blocks: x = block(x, turn=turn)
             return x
-        plan = cache[0].plan(x.shape[1], self.blocks[0].att.slopes, x.dtype, lengths)
-        for block, c in zip(self.blocks, cache, strict=True): x = block(x, c, plan)
+        plan = cache[0].plan(x.shape[1], att.slopes, x.dtype, lengths)
+        for block, c in zip(self.blocks, cache, strict=True): x = block(x, c, plan, turn)
         return x
 
     def new_cache(self, batch_size, max_rollback=0, dtype=None, device=None)->list:

@@ -61,7 +61,9 @@ def train_parser()->Parser:
     return p
 
 # %% ../nbs/13_cli.ipynb #478828ff
-SHAPE = [f.name for f in dataclasses.fields(PicoConfig) if f.default is dataclasses.MISSING]
+# the capacity belongs to the router
+SHAPE = [f.name for f in dataclasses.fields(PicoConfig)
+         if f.default is dataclasses.MISSING and f.name != 'latent_capacity_factor']
 
 def asked_anew(
     a, # arguments of `pico-train`

@@ -66,8 +66,9 @@ class MixtureOfDepths(Stack):
         router:str='topk',# one of `ROUTERS`
         capacity:float=.25, # fraction of bytes that should go deep
         carry:bool=False,   # give the bytes after a chosen one a share of its change
+        positions:str='alibi', # 'alibi' | 'rope' | 'none', counted in chosen bytes
     ):
-        super().__init__(num_blocks, dim, q_heads, kv_heads, window)
+        super().__init__(num_blocks, dim, q_heads, kv_heads, window, positions)
         if router not in ROUTERS: raise ValueError(f"router={router!r} is unknown: use one of {', '.join(ROUTERS)}")
         self.router = ROUTERS[router](dim, capacity)
         # g: (D,) the share of each channel that is handed on; u: (1, D) which bytes want it

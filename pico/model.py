@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from fastcore.basics import patch
 from .core import InputError, Settings, moved, pick_device, setting
 from .data import MARKS
+from .alibi import POSITIONS
 from .block import RMSNorm, Stack
 from .depth import MixtureOfDepths
 from .capacity import ROUTERS
@@ -41,6 +42,7 @@ class PicoConfig(Settings):
     latent_num_blocks:int = setting(least=0, below=2**31)  # latent blocks
     latent_att_window_size:int = setting(least=0, below=2**31) # routed bytes a latent block looks back
     router:str = setting('topk', choices=ROUTERS)          # a name in `pico.router.ROUTERS`; one of your own counts too
+    positions:str = setting('alibi', choices=POSITIONS)    # how attention knows where bytes are, one of `POSITIONS`
     latent_carry:bool = setting(False)                     # give the bytes after a routed one a share of its change
     marks:str = setting('bytes', choices=MARKS)            # how documents are marked, a name in `pico.data.MARKS`
     heads:str = setting('linear', choices=HEADS)           # how byte heads 2 to N are built, a name in `HEADS`
@@ -59,20 +61,20 @@ class PicoConfig(Settings):
 PRESETS = {
     # the demo: minutes on a laptop
     'nano': dict(dim=96, next_tokens=4, att_q_heads=6, att_kv_heads=2, fb_num_blocks=1, fb_att_window_size=16,
-                 latent_capacity_factor=.25, latent_num_blocks=3, latent_att_window_size=256,
-                 router='space', latent_carry=True, heads='chained', heads_every=32),
+                 latent_capacity_factor=3/16, latent_num_blocks=3, latent_att_window_size=256,
+                 router='rising', latent_carry=True, heads='chained', heads_every=32),
     # the shape of the original's only preset
     'xs':   dict(dim=128, next_tokens=8, att_q_heads=9, att_kv_heads=3, fb_num_blocks=2, fb_att_window_size=16,
-                 latent_capacity_factor=.25, latent_num_blocks=12, latent_att_window_size=512,
-                 router='space', latent_carry=True, heads='chained', heads_every=16),
+                 latent_capacity_factor=3/16, latent_num_blocks=12, latent_att_window_size=512,
+                 router='rising', latent_carry=True, heads='chained', heads_every=16),
     # the shape of the model in the original's README
     '10m':  dict(dim=372, next_tokens=8, att_q_heads=9, att_kv_heads=3, fb_num_blocks=2, fb_att_window_size=32,
-                 latent_capacity_factor=.25, latent_num_blocks=8, latent_att_window_size=512,
-                 router='space', latent_carry=True, heads='chained', heads_every=16),
+                 latent_capacity_factor=3/16, latent_num_blocks=8, latent_att_window_size=512,
+                 router='rising', latent_carry=True, heads='chained', heads_every=16),
 }
 # the original's design to the letter, at its only size
-PRESETS['original'] = PRESETS['xs'] | dict(router='topk', latent_carry=False, heads='linear', heads_every=1,
-                                           marks='tags')
+PRESETS['original'] = PRESETS['xs'] | dict(latent_capacity_factor=.25, router='topk', latent_carry=False,
+                                           heads='linear', heads_every=1, marks='tags')
 
 # %% ../nbs/07_model.ipynb #68017dab
 @patch(cls_method=True)
@@ -80,11 +82,12 @@ def preset(cls:PicoConfig,
     name:str,    # 'nano' | 'xs' | '10m' | 'original'
     **overrides, # any field
 )->PicoConfig:
-    "A named design, with some fields changed; `latent_carry` and `heads_every` follow the router and the heads."
+    "A named design, with some fields changed; the capacity and carrying follow the router, `heads_every` the heads."
     if name not in PRESETS: raise InputError(f"preset {name!r} is unknown: use one of {', '.join(PRESETS)}")
     design = PRESETS[name] | overrides
     kind = ROUTERS.get(design['router'])                          # an unknown one is refused below, by name
-    if not getattr(kind, 'carries', False): design['latent_carry'] = overrides.get('latent_carry', False)
+    if design['router'] != PRESETS[name]['router'] and kind:
+        design |= dict(latent_carry=kind.carries, latent_capacity_factor=kind.budget) | overrides
     if design['heads'] == 'linear': design['heads_every'] = overrides.get('heads_every', 1)
     return PicoConfig.from_dict(design)
 
@@ -263,10 +266,10 @@ class Pico(nn.Module, Files):
         self.config = c = config
         heads = c.dim, c.att_q_heads, c.att_kv_heads
         self.embedding   = nn.Embedding(256, c.dim)
-        self.fb_in       = Stack(c.fb_num_blocks, *heads, c.fb_att_window_size)
+        self.fb_in       = Stack(c.fb_num_blocks, *heads, c.fb_att_window_size, c.positions)
         self.latent      = MixtureOfDepths(c.latent_num_blocks, *heads, c.latent_att_window_size, c.router,
-                                           c.latent_capacity_factor, c.latent_carry)
-        self.fb_out      = Stack(c.fb_num_blocks, *heads, c.fb_att_window_size)
+                                           c.latent_capacity_factor, c.latent_carry, c.positions)
+        self.fb_out      = Stack(c.fb_num_blocks, *heads, c.fb_att_window_size, c.positions)
         self.norm        = RMSNorm(c.dim)
         self.unembedding = HEADS[c.heads](c.dim, c.next_tokens, c.heads_every)
 

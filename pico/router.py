@@ -36,6 +36,7 @@ class Router(nn.Module):
     "Decides which bytes go through the deep blocks. Subclasses define `forward`; a new router is one small class."
     memory = 0          # how many bytes before a byte the rule needs to see
     carries = False     # was it measured to gain by carrying (chapter 05a)?
+    budget = 1/4        # the capacity that presets give it
     weighs = True       # does the weight scale what the deep blocks change? if not, it only says how sure the router is
     def __init__(self,
         dim:int,        # width of the residual stream
@@ -301,7 +302,7 @@ class WordsRouter(TunedRouter):
 class RisingRouter(TunedRouter):
     """Begins where uncertainty rises in the training text, and learns to differ. A routed byte weighs 1; a quarter of
     the gradient reaches the score."""
-    weighs, reach = False, .25
+    budget, weighs, reach = 3/16, False, .25
     def __init__(self, dim:int, capacity:float):
         super().__init__(dim, capacity)
         nn.init.kaiming_uniform_(self.weight, a=5**.5)            # where nothing has been counted yet

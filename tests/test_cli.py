@@ -114,13 +114,13 @@ def test_heads_are_chained_unless_others_are_asked_for(run, tmp_path, capsys):
         assert call(train_command, d, '--preset', 'nano', '--dim', 24, '--latent_num_blocks', 1) == 0
     refused(capsys, train_command, run, '--heads', 'linear', words='contradicts')
 
-def test_the_router_is_the_one_that_measured_best_unless_another_is_asked_for():
+def test_the_router_is_the_learned_one_unless_another_is_asked_for():
     def asked(**fields):
         design = PicoConfig.preset('nano', **fields)
         return design.router, design.latent_carry
-    assert asked() == ('space', True)
-    for router in ('tuned', 'whitespace', 'words'): assert asked(router=router) == (router, True)
-    assert asked(latent_carry=False) == ('space', False)
+    assert asked() == ('rising', True)
+    for router in ('space', 'tuned', 'whitespace', 'words'): assert asked(router=router) == (router, True)
+    assert asked(latent_carry=False) == ('rising', False)
     assert asked(router='topk') == ('topk', False)
     assert asked(router='topk', latent_carry=True) == ('topk', True)
 
@@ -171,7 +171,7 @@ def test_own_text_takes_the_small_preset_and_says_what_will_happen(tmp_path, cap
     out, err = capsys.readouterr()
     first = err.splitlines()
     assert first[0] == '12,600 bytes of text to train on, 1,400 held out'
-    assert first[1].startswith('nano: 545,504 parameters') and '2,048 bytes per step' in first[1]
+    assert first[1].startswith('nano: 545,601 parameters') and '2,048 bytes per step' in first[1]
     assert 'GB of memory' in first[2]
     assert "--prompt 'The quick brown fox'" in out and 'Once upon' not in out
 

@@ -37,11 +37,19 @@ ROWS, LENGTH = 4, 512                # of a batch: 2,048 bytes a step
 # --- the model that is measured
 
 # written out here, so that results keep their meaning whatever the presets of the library become
-DESIGN = dict(router='topk', latent_carry='no', heads='linear', heads_every=1)
+DESIGN = dict(router='topk', latent_capacity_factor=.25, latent_carry='no', heads='linear', heads_every=1)
+SHAPES = {
+    'nano': dict(dim=96, next_tokens=4, att_q_heads=6, att_kv_heads=2, fb_num_blocks=1, fb_att_window_size=16,
+                 latent_num_blocks=3, latent_att_window_size=256),
+    'xs':   dict(dim=128, next_tokens=8, att_q_heads=9, att_kv_heads=3, fb_num_blocks=2, fb_att_window_size=16,
+                 latent_num_blocks=12, latent_att_window_size=512),
+    '10m':  dict(dim=372, next_tokens=8, att_q_heads=9, att_kv_heads=3, fb_num_blocks=2, fb_att_window_size=32,
+                 latent_num_blocks=8, latent_att_window_size=512),
+}
 
-def config(preset='nano', **changes):
-    "A shape of the library with the design of its first presets, and some changes."
-    return PicoConfig.preset(preset, **DESIGN | changes)
+def config(shape='nano', **changes):
+    "One of `SHAPES` with `DESIGN`, and some changes."
+    return PicoConfig.from_dict(SHAPES[shape] | DESIGN | changes)
 
 def train_step(model, optimizer, x, y, lr):
     """One step at a learning rate, times a group's `lr_factor` where it has one. Returns what `backward` does and the

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
+from chunking import Dechunking
 from common import CORPORA, LENGTH, ROWS, Results, before_last, config, new_stories, parse, parser, part, source, stamp
 from common import text, train_step
 from torch import nn
@@ -131,6 +132,12 @@ class PlainCarrying(Carrying):
         super().__init__(config)
         self.latent.gate.requires_grad_(False)
 
+class Chunking(Pico):
+    "All bytes of a chunk get the change of its first byte."
+    def __init__(self, config):
+        super().__init__(config)
+        self.latent.__class__ = Dechunking                        # which has the same parts
+
 # --- designs
 
 @dataclass(frozen=True)
@@ -142,11 +149,12 @@ class Design:
     capacity:float = .25   # fraction of bytes that should go deep
     model:type = Pico      # a subclass, where more than the router differs
     router_rate:float = 1. # factor of the router's learning rate
+    positions:str = 'alibi'
 
     @property
     def config(self)->PicoConfig:
         "The shape whose operations are counted. Carrying, 0.07% of them, is left out."
-        return config(router=self.router, latent_capacity_factor=self.capacity)
+        return config(router=self.router, latent_capacity_factor=self.capacity, positions=self.positions)
 
     def build(self,
         corpus:Corpus, # training text, which a router may look at before it begins
@@ -188,6 +196,9 @@ DESIGNS = {d.name: d for d in [
     Design('tuned whitespace, gated carry', 'Is that a better place to begin?', 'words', model=Carrying),
     # a choice that begins where uncertainty rises: no rule in it
     Design('pairs, gated carry', 'Can the text itself say where to begin?', 'rising', 3/16, Carrying),
+    Design('rope, gated carry', 'Do rotary positions help?', 'rising', 3/16, Carrying, positions='rope'),
+    Design('no positions, gated carry', 'Are positions of any use?', 'rising', 3/16, Carrying, positions='none'),
+    Design('chunking', "Does H-Net's dynamic chunking find better borders?", 'chunk', 3/16, Chunking),
     Design('table, gated carry', 'Is there anything left to learn then?', 'table', 3/16, Carrying),
     Design('topk, gated carry', 'Does carrying help top-k?', 'topk', 3/16, Carrying),
     Design('stride, gated carry', 'Or fixed steps?', 'stride', 3/16, Carrying),
@@ -238,14 +249,16 @@ def optimizer_of(model, name, router_rate):
     optimizer.add_param_group(dict(params=own, weight_decay=0., lr_factor=router_rate))
     return optimizer
 
-def train(trial, corpus):
-    "Train until the budget is spent. The model, and what was spent on it."
+def train(trial, corpus, look=None):
+    """Train until the budget is spent. The model, and what was spent on it; `look(model, step)` is called before each
+    step."""
     torch.manual_seed(trial.seed)
     design = DESIGNS[trial.design]
     model = design.build(corpus).train()
     optimizer = optimizer_of(model, trial.optimizer, design.router_rate)
     spent, routed, start = 0., [], time.process_time()
     while spent < trial.budget:
+        if look: look(model, len(routed))
         x, y = batch(corpus, len(routed), ROWS, LENGTH, model.config.next_tokens, trial.seed)
         lr = RATE * lr_factor(len(routed), spent / trial.budget, WARMUP, 'wsd')
         out, _ = train_step(model, optimizer, x, y, lr)
@@ -269,8 +282,25 @@ def choice(model, held_out, rows=24):
     kinds = class_rates(Surprise(None, v, text, chosen, None))
     often = np.argsort(-np.bincount(v[chosen], minlength=256))[:10].tolist()
     flatters = leak(model, held_out, LENGTH, rows * LENGTH)
-    return dict(f1=f1, random_f1=random_f1, leak=flatters, kinds=kinds,
+    return dict(f1=f1, random_f1=random_f1, routed=float(chosen.mean()), leak=flatters, kinds=kinds,
                 deep=[(b, int(chosen[v == b].sum()), int((v == b).sum())) for b in often if chosen[v == b].any()])
+
+def follow(trial, data=None, every=25):
+    "How a choice changes while the model learns: F1 and the share of bytes, every so many steps."
+    corpus, held_out = texts(trial.corpus, data, trial.last)
+    curve = []
+    def look(model, step):
+        if step % every and step not in (5, 10, 15): return
+        model.eval()
+        c = choice(model, held_out)
+        model.train()
+        curve.append(dict(step=step, f1=c['f1'], random_f1=c['random_f1'], routed=c['routed']))
+    model, spent = train(trial, corpus, look)
+    look(model.eval(), 0)
+    curve[-1]['step'] = spent['steps']
+    score = windowed(model, held_out, LENGTH, 'causal', 60_000)
+    return dict(name=trial.name, **asdict(trial), bpb=score.bpb, routed=score.routed_fraction,
+                curve=curve) | spent
 
 # --- what single bytes cost that go another way
 
@@ -332,7 +362,8 @@ def deviations(model, held_out, share=1/20, draws=4, rows=112):
 # --- the command
 
 # the table that opens chapter 21: on held-out text, by which nothing was chosen, with seeds by which nothing was chosen
-TABLE = 'pairs, gated carry', 'gated carry, space', 'space', 'topk 3/16', 'agreeing, gated carry', 'stride', 'all', 'none'
+TABLE = ('pairs, gated carry', 'gated carry, space', 'space', 'topk 3/16', 'agreeing, gated carry', 'stride', 'all',
+         'none')
 ANSWER = dict(budget=2.8e12, optimizer='soap', last=True)
 
 def answer():
@@ -345,11 +376,11 @@ def run(trial, data=None, deviate=False, scored=60_000, windows=112):
     "Train a model and score it; with `deviate`, score deviations from its router's choice instead."
     corpus, held_out = texts(trial.corpus, data, trial.last)
     model, spent = train(trial, corpus)
-    score = windowed(model, held_out, LENGTH, 'causal', scored)
-    row = dict(name=trial.name, **asdict(trial), bpb=score.bpb, routed=score.routed_fraction)
+    score, longer = (windowed(model, held_out, n * LENGTH, 'causal', scored) for n in (1, 4))
+    row = dict(name=trial.name, **asdict(trial), bpb=score.bpb, longer=longer.bpb, routed=score.routed_fraction)
     model.eval()
     if deviate: return row | dict(deviations=deviations(model, held_out, rows=windows))
-    return row | spent | choice(model, held_out, max(windows // 5, 1))
+    return choice(model, held_out, max(windows // 5, 1)) | row | spent
 
 SMOKE = dict(scored=4000, windows=7)
 
@@ -364,6 +395,7 @@ def options():
                    help='score on the held-out text of the grid, by which nothing was chosen')
     p.add_argument('--deviate', action='store_true',
                    help='what single bytes cost that go another way than the router says')
+    p.add_argument('--follow', action='store_true', help='how the choice changes while the model learns')
     p.add_argument('--optimizer', default='adamw', choices=('adamw', 'soap'))
     p.add_argument('--answer', action='store_true', help='all models of the table that opens chapter 21')
     p.add_argument('--part', default='0/1', help='i/n: only every n-th model, from the i-th')
@@ -381,9 +413,11 @@ def main(args=None):
     a = parse(p, __file__, args)
     if not a.data and (a.answer or a.corpus not in ('stories', 'compiled')): p.error('these texts need --data DIR')
     if a.deviate: a.results = Results(a.results.file.with_name('deviations.jsonl'))
+    for name in ('answer', 'follow'):
+        if getattr(a, name): a.results = Results(a.results.file.with_name(f'{name}.jsonl'))
     for trial in trials(a):
         if a.results.find(trial.name): continue
-        row = run(trial, a.data, a.deviate, **SMOKE if a.smoke else {})
+        row = follow(trial, a.data) if a.follow else run(trial, a.data, a.deviate, **SMOKE if a.smoke else {})
         a.results.add(row | stamp(a.command, source(trial.corpus, a.data, trial.held_out)))
         print(f"{trial.name}: {row['bpb']:.4f} bits per byte, {row['routed']:.1%} routed", flush=True)
 

@@ -44,16 +44,17 @@ def work():
     "Train until somebody ends this process; after each step print how many bytes all processes together have read."
     if os.environ.get('PICO_CHOOSES'): importlib.import_module('pico')    # before torch: it sets how threads wait
     import torch
+    from common import config
 
     from pico.sources import load_corpus
     from pico.batches import batch
-    from pico.model import Pico, PicoConfig
+    from pico.model import Pico
     from pico.parallel import added, join_group, no_sync
     from pico.train import TrainConfig, backward, make_optimizer
     rank, size = join_group()
     torch.manual_seed(0)
     design = dict(router='space', latent_carry='yes', heads='chained', heads_every=32)
-    model = Pico(PicoConfig.preset('nano', **design)).train()
+    model = Pico(config('nano', **design)).train()
     corpus, loss = load_corpus('stories', limit=900_000), added(model, model.loss)
     optimizer = make_optimizer(model, TrainConfig(optimizer='soap', learning_rate=8e-3))
     for i in itertools.count():
