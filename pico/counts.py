@@ -46,18 +46,20 @@ def uncertainty(
 def rising_pairs(
     values:np.ndarray, # (N,) bytes of a text
     capacity:float,    # the largest fraction of them that may be above the cut; at least half of it is
-    share:float=.5,    # of the uncertainty before a symbol that is taken off
+    share:float=.25,   # of the uncertainty before a symbol that is taken off
 )->np.ndarray:         # (256, 256) bool, by the byte before and the byte itself
     "The pairs of bytes after which uncertainty rises most."
     s, last = symbols(values)
     bits = uncertainty(s)
     rise = bits - share * np.append(0, bits)[:len(bits)]
     pair = np.append(255, values)[last].astype(np.int64)*256 + values[last]
-    count = np.bincount(pair, minlength=65536)
-    mean = np.bincount(pair, rise, 65536) / np.maximum(count, 1)
+    count, total = np.bincount(pair, minlength=65536), np.bincount(pair, rise, 65536)
+    of_pair = total / np.maximum(count, 1)
+    of_byte = total.reshape(256, 256).sum(0) / np.maximum(count.reshape(256, 256).sum(0), 1)
+    score = (of_pair + np.tile(of_byte, 256)) / 2
     order = np.flatnonzero(count)
-    order = order[np.argsort(-mean[order], kind='stable')]
-    best = cut(mean[order], count[order], capacity*len(values))
+    order = order[np.argsort(-score[order], kind='stable')]
+    best = cut(score[order], count[order], capacity*len(values))
     return np.isin(np.arange(65536), order[:best]).reshape(256, 256)
 
 def cut(
