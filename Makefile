@@ -9,6 +9,7 @@ ONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 demo: .venv/.ok
 	$(BIN)/pico-train runs/demo stories --preset nano --max_minutes 3
 	$(BIN)/pico-eval runs/demo --max_bytes 50000
+	@$(BIN)/python nbs/experiments/demo.py --tell
 	@echo; echo "With the latent blocks, routed bytes marked:"; echo
 	$(BIN)/pico-generate runs/demo --prompt "Once upon a time" --max_bytes 600 --temperature 0.5
 	@echo; echo "The same prompt with the latent blocks off:"; echo

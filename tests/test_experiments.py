@@ -37,6 +37,7 @@ def twice(main, args, out, capsys, *, kept=True):
 @pytest.mark.parametrize('script, args, names', [
     ('attention_costs', [], ['cpu']),
     ('averages', [], ['stories-wsd-0']),
+    ('demo', [], ['rising', 'space']),
     ('head_costs', ['cost'], ['cost-stories-0']),
     ('head_costs', ['equal', '--seed', '3'], ['equal-nano-3']),
     ('optimizers', ['--stage', 'rates'], [f'rates-stories-{o}-0.008-100' for o in ('adamw', 'muon', 'soap')]),
