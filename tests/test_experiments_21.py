@@ -123,6 +123,43 @@ def test_a_new_design_is_one_small_class(designs):
 def test_a_router_of_a_script_is_a_choice_of_the_configuration(designs):
     assert designs.Design('', '', 'prior').config.router == 'prior'
 
+def test_a_long_model_that_was_stopped_goes_on(designs, tmp_path):
+    trial, few = designs.Trial('pairs, gated carry', budget=6e10, optimizer='soap'), Corpus.from_bytes(b'Owl. ' * 900)
+    whole, spent = designs.train(trial, few)
+    class Power(Exception): "is cut"
+    def cut(model, step):
+        if step == 9: raise Power
+    for _ in range(2):
+        with pytest.raises(Power): designs.train(trial, few, cut, tmp_path, every=4)
+    again, same = designs.train(trial, few, folder=tmp_path, every=4)
+    assert spent['steps'] == same['steps'] > 12 and spent['flops'] == same['flops']
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
+
+def test_the_choice_is_followed(designs):
+    row = designs.follow(designs.Trial('topk 3/16', budget=3e10), every=4)
+    assert [p['step'] for p in row['curve']][:3] == [0, 4, 5] and row['curve'][-1]['step'] == row['steps']
+    assert all(0 <= p['f1'] <= 1 for p in row['curve'])
+
+def test_the_table_has_every_kind_on_every_text(designs):
+    names = [t.name for t in designs.answer()]
+    assert len(set(names)) == len(names) == 3 * len(designs.TABLE) * 5
+    assert names[0] == 'stories-pairs-gated-carry-5-2.8-soap-last'
+
+def test_chunks_hand_their_change_to_all_their_bytes(designs):
+    torch.manual_seed(0)
+    few = Corpus.from_bytes(b'Once there was a little owl. ' * 200)
+    model = designs.DESIGNS['chunking'].build(few).double().eval()
+    for p in model.latent.parameters(): torch.nn.init.normal_(p, std=.3)
+    x = torch.randint(256, (2, 40))
+    h = model.fb_in(model.embedding(x))
+    y, route = model.latent(h, x)
+    assert route.chosen[:,0].all() and 0 < route.chosen.double().mean() < 1
+    change = (y - h).detach()
+    for b, t in (~route.chosen).nonzero().tolist(): torch.testing.assert_close(change[b, t], change[b, t-1])
+    other = x.clone()
+    other[:,30:] = 7
+    torch.testing.assert_close(model.latent(model.fb_in(model.embedding(other)), other)[0][:,:30], y[:,:30])
+
 def test_deviating_changes_nothing_where_nothing_is_turned(designs):
     torch.manual_seed(1)
     model, x = Pico(designs.Design('', '', 'topk').config).eval(), torch.randint(256, (2, 64))

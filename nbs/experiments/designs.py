@@ -16,6 +16,7 @@ and seeds below 7 were made when it still rotated the rows of the embedding and 
 import statistics
 import time
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from torch import nn
 
 from pico.data import Corpus
 from pico.batches import batch
+from pico.checkpoint import latest, load, save
 from pico.evaluate import Surprise, agreement, class_rates, leak, starts_word, windowed
 from pico.model import Pico, PicoConfig
 from pico.router import RisingRouter, Route, Router, TopKRouter, by_space, router, spacelike
@@ -249,16 +251,26 @@ def optimizer_of(model, name, router_rate):
     optimizer.add_param_group(dict(params=own, weight_decay=0., lr_factor=router_rate))
     return optimizer
 
-def train(trial, corpus, look=None):
+def train(trial, corpus, look=None, folder=None, every=500):
     """Train until the budget is spent. The model, and what was spent on it; `look(model, step)` is called before each
-    step."""
+    step. With a folder a checkpoint is kept there every so many steps, and what was stopped goes on."""
     torch.manual_seed(trial.seed)
     design = DESIGNS[trial.design]
     model = design.build(corpus).train()
     optimizer = optimizer_of(model, trial.optimizer, design.router_rate)
     spent, routed, start = 0., [], time.process_time()
+    found = latest(folder) if folder else None
+    if found:
+        weights, state = load(found)
+        model.load_state_dict(weights)
+        optimizer.load_state_dict(state['optimizer'])
+        spent, routed, start = state['spent'], state['routed'], start - state['seconds']
     while spent < trial.budget:
         if look: look(model, len(routed))
+        if folder and routed and len(routed) % every == 0:
+            state = dict(optimizer=optimizer.state_dict(), spent=spent, routed=routed,
+                         seconds=time.process_time() - start)
+            save(folder, len(routed), model.state_dict(), state)
         x, y = batch(corpus, len(routed), ROWS, LENGTH, model.config.next_tokens, trial.seed)
         lr = RATE * lr_factor(len(routed), spent / trial.budget, WARMUP, 'wsd')
         out, _ = train_step(model, optimizer, x, y, lr)
@@ -372,10 +384,10 @@ def answer():
     cells.sort(key=lambda c: (c[0] not in TABLE[:3] and (c[2] - 4) * 9, c[2]))
     return [Trial(design, corpus, seed, **ANSWER) for design, corpus, seed in cells]
 
-def run(trial, data=None, deviate=False, scored=60_000, windows=112):
+def run(trial, data=None, deviate=False, runs=None, scored=60_000, windows=112):
     "Train a model and score it; with `deviate`, score deviations from its router's choice instead."
     corpus, held_out = texts(trial.corpus, data, trial.last)
-    model, spent = train(trial, corpus)
+    model, spent = train(trial, corpus, folder=runs and runs/trial.name)
     score, longer = (windowed(model, held_out, n * LENGTH, 'causal', scored) for n in (1, 4))
     row = dict(name=trial.name, **asdict(trial), bpb=score.bpb, longer=longer.bpb, routed=score.routed_fraction)
     model.eval()
@@ -391,6 +403,7 @@ def options():
     p.add_argument('--only', nargs='*', choices=DESIGNS, metavar='DESIGN', help='a name in DESIGNS')
     p.add_argument('--seeds', type=int, nargs='*', default=[0])
     p.add_argument('--budget', type=float, default=BUDGET, help='floating-point operations a model')
+    p.add_argument('--runs', type=Path, metavar='RUNS', help='folder for checkpoints; a long model can be stopped')
     p.add_argument('--last', action='store_true',
                    help='score on the held-out text of the grid, by which nothing was chosen')
     p.add_argument('--deviate', action='store_true',
@@ -417,7 +430,7 @@ def main(args=None):
         if getattr(a, name): a.results = Results(a.results.file.with_name(f'{name}.jsonl'))
     for trial in trials(a):
         if a.results.find(trial.name): continue
-        row = follow(trial, a.data) if a.follow else run(trial, a.data, a.deviate, **SMOKE if a.smoke else {})
+        row = follow(trial, a.data) if a.follow else run(trial, a.data, a.deviate, a.runs, **SMOKE if a.smoke else {})
         a.results.add(row | stamp(a.command, source(trial.corpus, a.data, trial.held_out)))
         print(f"{trial.name}: {row['bpb']:.4f} bits per byte, {row['routed']:.1%} routed", flush=True)
 
