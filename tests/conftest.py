@@ -1,7 +1,10 @@
 "What several test files need: a tiny model, a tiny text, a command called as a user would, and the experiments."
 import json
 from pathlib import Path
+import pytest
+import processes
 from pico.model import PicoConfig
+from pico.run import TrainConfig
 
 # the original's design, written out: presets may change, these tests may not
 ORIGINAL = dict(router='topk', latent_carry=False, heads='linear', heads_every=1)
@@ -10,11 +13,30 @@ ORIGINAL = dict(router='topk', latent_carry=False, heads='linear', heads_every=1
 TINY = ['--preset', 'nano', '--dim', '24', '--latent_num_blocks', '1', '--batch_size', '2', '--context_len', '64',
         '--validation_bytes', '300']
 
+# how such a run is trained from Python
+SHORT = TrainConfig(context_len=64, batch_size=4, learning_rate=3e-3, warmup_steps=2, checkpoint_interval=3,
+                    validation_interval=4, validation_bytes=300, max_steps=8)
+
 CATS = 'Mia has a red cat. Tom has a blue hat. '
 
 def tiny_config(**fields):
     "The shape of a model that is made in a moment."
     return PicoConfig.preset('nano', **dict(dim=24, latent_num_blocks=1) | ORIGINAL | fields)
+
+@pytest.fixture(autouse=True)
+def nobody_stays_behind():
+    "Child processes of a test that failed end with it."
+    yield
+    processes.clean()
+
+def weights(out):
+    "The published weights of a run, as bytes."
+    return (Path(out)/'model.safetensors').read_bytes()
+
+def steps_of(out):
+    "How many steps a run has recorded so far."
+    file = Path(out)/'metrics.jsonl'
+    return len(file.read_bytes().splitlines()) if file.exists() else 0
 
 def call(command, *args):
     "The exit status of a command."

@@ -16,7 +16,7 @@ import torch
 import pico.record
 import pico.train
 import processes
-from conftest import CATS, TINY, tiny_config
+from conftest import CATS, SHORT, TINY, steps_of, tiny_config, weights
 from pico.core import InputError
 from pico.data import Corpus
 from pico.batches import batch
@@ -29,27 +29,12 @@ from pico.train import backward, train
 
 CONFIG = tiny_config()
 TEXT = Corpus.from_bytes([f'Story {i}: Mia has {i} cats. '.encode() for i in range(300)])
-SET = TrainConfig(context_len=64, batch_size=4, learning_rate=3e-3, warmup_steps=2, checkpoint_interval=3,
-                  validation_interval=4, validation_bytes=300, max_steps=8)
-
-@pytest.fixture(autouse=True)
-def nobody_stays_behind():
-    yield
-    processes.clean()
-
-def weights(out): return (Path(out)/'model.safetensors').read_bytes()
-
 def go(out, config=CONFIG, validation=TEXT, source=TEXT, **changes):
-    return train(out, source, config, dataclasses.replace(SET, **changes), validation, progress=False)
+    return train(out, source, config, dataclasses.replace(SHORT, **changes), validation, progress=False)
 
 def plain(out):
     clocks = 'seconds', 'bytes_per_second'
     return [{k: v for k, v in m.items() if k not in clocks} for m in read_metrics(out)]
-
-def steps_of(out):
-    "How many steps a run has recorded so far."
-    file = Path(out)/'metrics.jsonl'
-    return len(file.read_bytes().splitlines()) if file.exists() else 0
 
 def in_order(t):
     "A saved tree with the names of every dictionary in one order: which was set first is no part of the state."
@@ -235,9 +220,9 @@ def test_refusals(tmp_path):
         with pytest.raises(InputError, match='contradicts'): go(tmp_path/'a', **change)
     with pytest.raises(InputError, match='contradicts'): go(tmp_path/'a', dataclasses.replace(CONFIG, dim=30))
     with pytest.raises(InputError, match='contradicts'):
-        train(tmp_path/'a', Corpus.from_bytes(b'other text '*500), CONFIG, SET, progress=False)
+        train(tmp_path/'a', Corpus.from_bytes(b'other text '*500), CONFIG, SHORT, progress=False)
     with pytest.raises(InputError, match='context'):
-        train(tmp_path/'b', Corpus.from_bytes(b'short'), CONFIG, SET, progress=False)
+        train(tmp_path/'b', Corpus.from_bytes(b'short'), CONFIG, SHORT, progress=False)
     with pytest.raises(InputError, match='could not be made'): go(tmp_path/'b', dataclasses.replace(CONFIG, dim=2**30))
     assert not (tmp_path/'b').exists()
 
@@ -258,7 +243,7 @@ def test_a_signal_that_was_ignored_stays_ignored(tmp_path):
     "As under nohup: the terminal closes and the run goes on to its end."
     def work():
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        train(tmp_path/'a', TEXT, CONFIG, dataclasses.replace(SET, max_steps=30), None, progress=False)
+        train(tmp_path/'a', TEXT, CONFIG, dataclasses.replace(SHORT, max_steps=30), None, progress=False)
     pid, m = processes.start(work), tmp_path/'a'/'metrics.jsonl'
     processes.until(lambda: m.exists() and len(m.read_text().splitlines()) > 3)
     os.kill(pid, signal.SIGHUP)
@@ -271,15 +256,15 @@ def test_a_terminal_that_is_gone_ends_no_run(tmp_path):
         def flush(self): raise OSError(5, 'Input/output error')
         def isatty(self): return False
     old, sys.stderr = sys.stderr, Gone()
-    try: train(tmp_path/'a', TEXT, CONFIG, SET, None)
+    try: train(tmp_path/'a', TEXT, CONFIG, SHORT, None)
     finally: sys.stderr = old
-    assert len(read_metrics(tmp_path/'a')) == SET.max_steps
+    assert len(read_metrics(tmp_path/'a')) == SHORT.max_steps
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_stopped_run_saves_and_says_how_to_go_on(tmp_path, number):
     def run():
         sys.stderr = open(tmp_path/'err', 'w', buffering=1)
-        train(tmp_path/'a', TEXT, CONFIG, dataclasses.replace(SET, max_steps=100_000, checkpoint_interval=100_000),
+        train(tmp_path/'a', TEXT, CONFIG, dataclasses.replace(SHORT, max_steps=100_000, checkpoint_interval=100_000),
               None)
     pid, m = processes.start(run), tmp_path/'a'/'metrics.jsonl'
     processes.until(lambda: m.exists() and len(m.read_text().splitlines()) > 5)
@@ -524,7 +509,7 @@ def test_compiling_without_a_compiler(tmp_path, how):
                           TORCHINDUCTOR_COMPILE_THREADS='1')
         os.environ.pop('CXX', None)
         sys.stderr = open(tmp_path/'err', 'w', buffering=1)
-        train(tmp_path/'a', TEXT, CONFIG, dataclasses.replace(SET, compile=how, max_steps=2), None)
+        train(tmp_path/'a', TEXT, CONFIG, dataclasses.replace(SHORT, compile=how, max_steps=2), None)
     status = processes.run(run, tmp_path/'said')
     if how == 'yes': assert status == 2 and 'C++ compiler' in (tmp_path/'said').read_text()
     else:
@@ -548,7 +533,7 @@ def test_one_text_however_its_path_is_spelled(tmp_path, monkeypatch):
     (tmp_path/'corpus.txt').write_bytes(bytes(range(32, 127)) * 60)
     monkeypatch.chdir(tmp_path)
     def go(source, steps):
-        train(tmp_path/'run', source, CONFIG, dataclasses.replace(SET, max_steps=steps), progress=False)
+        train(tmp_path/'run', source, CONFIG, dataclasses.replace(SHORT, max_steps=steps), progress=False)
     for steps, spelled in ((2, 'corpus.txt'), (3, './corpus.txt'), (4, tmp_path/'corpus.txt')): go(spelled, steps)
     (tmp_path/'below').mkdir()
     monkeypatch.chdir(tmp_path/'below')
@@ -562,7 +547,7 @@ def test_a_text_cut_short_loses_no_step(tmp_path):
     file = tmp_path/'corpus.txt'
     file.write_bytes(bytes(range(32, 127)) * 400)
     def work():
-        long = dataclasses.replace(SET, max_steps=10**6, validation_interval=0, checkpoint_interval=10**6)
+        long = dataclasses.replace(SHORT, max_steps=10**6, validation_interval=0, checkpoint_interval=10**6)
         train(tmp_path/'run', file, CONFIG, long, progress=False)
     pid, m = processes.start(work, tmp_path/'said'), tmp_path/'run'/'metrics.jsonl'
     processes.until(lambda: m.exists() and len(m.read_text().splitlines()) > 3)
