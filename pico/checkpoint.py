@@ -163,10 +163,11 @@ def write_files(
     step:int,     # of the checkpoint
     weights:dict, # tensors by name
     state:dict,   # any tree of numbers, strings and tensors
+    header:dict=None, # what the file of weights says of itself (chapter 06a)
 ):
     "The files of a checkpoint with their manifest, all of it on the disk."
     tree, tensors = take_apart(state)
-    save_file({k: v.detach().contiguous() for k, v in weights.items()}, folder/'model.safetensors')
+    save_file({k: v.detach().contiguous() for k, v in weights.items()}, folder/'model.safetensors', header)
     save_file(tensors, folder/'state.safetensors')
     (folder/'state.json').write_text(json.dumps(tree), encoding='utf-8')
     for f in folder.glob('*.safetensors'):                        # made for nobody else; the user's umask decides
@@ -204,6 +205,7 @@ def save(
     state:dict,   # any tree of numbers, strings and tensors
     keep:int=3,   # how many of the newest to keep; 0 = all
     best:int=None,# a step that is kept in any case
+    header:dict=None, # what the file of weights says of itself (chapter 06a)
 )->Path:          # the new checkpoint
     "Save whole or not at all; older checkpoints are removed only afterwards."
     folder = Path(folder)
@@ -212,7 +214,7 @@ def save(
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob('.*.tmp'): shutil.rmtree(old, ignore_errors=True)      # left by a crash
         beside.mkdir()
-        write_files(beside, step, weights, state)
+        write_files(beside, step, weights, state, header)
         if final.exists(): shutil.rmtree(final)                   # a damaged one of the same step, made again
         os.rename(beside, final)
         flush(folder)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RUNNING', 'SHAPE', 'train_command', 'eval_command', 'generate_command', 'COMMANDS', 'main', 'add_data',
-           'train_parser', 'asked_anew', 'asked', 'opening_words', 'draw_run', 'report_run', 'pico_train', 'the_model',
-           'add_model', 'eval_parser', 'held_out_text', 'report_score', 'report_recall', 'pico_eval', 'show_stream',
-           'generate_parser', 'write_page', 'pico_generate', 'pico_main']
+           'train_parser', 'config_file', 'asked_anew', 'asked', 'opening_words', 'draw_run', 'report_run',
+           'pico_train', 'the_model', 'add_model', 'eval_parser', 'held_out_text', 'report_score', 'report_recall',
+           'pico_eval', 'show_stream', 'generate_parser', 'write_page', 'pico_generate', 'pico_main']
 
 # %% ../nbs/13_cli.ipynb #1ae27439
 import dataclasses
@@ -17,8 +17,9 @@ from .stories import story
 from .core import InputError, TextDecoder, moved, to_text
 from .data import RULE
 from .sources import load_corpus
-from .model import PRESETS, Pico, PicoConfig
+from .model import PRESETS, Pico, PicoConfig, trained_model
 from .evaluate import bits_per_byte, recall, router_report
+from .checkpoint import read_json
 from .parallel import join_group, leave_group
 from .streaming import Stream
 from .train import train
@@ -36,8 +37,9 @@ def add_data(
 ):
     "The arguments of `pico-train` that say what to read."
     p.add_argument('source', metavar='SOURCE', nargs='?',
-                   help="'stories', 'python', a file, a folder, or a data set on the Hugging Face Hub "
-                        "(default: stories)")
+                   help="what to read: 'stories' (built in: small stories that Pico writes itself), 'python' (the "
+                        "source of this Python's standard library), a file, a folder, or a data set on the Hugging "
+                        "Face Hub (default: stories)")
     data = p.add_argument_group('data')
     data.add_argument('--column', help='column that holds the text (default: text)')
     data.add_argument('--limit', type=int, metavar='BYTES',
@@ -48,12 +50,18 @@ def add_data(
 def train_parser()->Parser:
     "The arguments of `pico-train`."
     examples = ['pico-train runs/mine shakespeare.txt --max_minutes 10',
-                'pico-train runs/tiny roneneldan/TinyStories --streaming --max_steps 5000']
+                'pico-train runs/tiny roneneldan/TinyStories --streaming --max_steps 5000',
+                'pico-train runs/letters letters.txt --from stories --max_minutes 5']
     p = Parser('pico-train', pico_train.__doc__, examples)
     p.add_argument('out', metavar='OUT', help='run directory; an existing run is continued')
     add_data(p)
     p.add_argument('--preset', metavar='{' + ','.join(PRESETS) + '}',
                    help='design and way of training to start from (default: nano on a processor, xs on a GPU)')
+    p.add_argument('--config', metavar='FILE',
+                   help="train.json of another run: its design, its settings and, where no SOURCE is given, its text")
+    p.add_argument('--from', dest='start', metavar='MODEL',
+                   help="begin with the weights of a trained model: a directory, a name on the Hugging Face Hub, or "
+                        "'stories' (default: with random ones)")
     add_fields(p.add_argument_group('model'), PicoConfig, {name: PicoConfig.preset(name) for name in PRESETS})
     ways = {name: TrainConfig.preset(name) for name in TRAINING}
     add_fields(p.add_argument_group('training'), TrainConfig, ways, lambda f: f not in RUNNING)
@@ -65,29 +73,47 @@ def train_parser()->Parser:
 SHAPE = [f.name for f in dataclasses.fields(PicoConfig)
          if f.default is dataclasses.MISSING and f.name != 'latent_capacity_factor']
 
+def config_file(
+    file:str, # train.json of a run, or the run's directory; None = none
+)->dict:      # settings, config and data; all empty for None
+    "What another run was asked to do. Its seal is not looked at: who copies the file may change it."
+    if file is None: return dict(settings={}, config={}, data={})
+    file = Path(file)/'train.json' if Path(file).is_dir() else Path(file)
+    d = read_json(file)
+    if not all(isinstance(d.get(k), dict) for k in ('settings', 'config')):
+        raise InputError(f"{file} does not describe a run: give the train.json of one")
+    return dict(data={}) | d
+
 def asked_anew(
     a, # arguments of `pico-train`
 )->tuple:
-    "What a new run was asked for: the flags over the preset."
-    preset = a.preset or default_preset(a.device or 'auto')
-    how = dict(column=a.column or 'text', limit=a.limit, streaming=a.streaming)
-    design = PicoConfig.preset(preset, **given(a, PicoConfig))
-    return a.source or 'stories', design, TrainConfig.preset(preset, **given(a, TrainConfig)), how
+    "What a new run was asked for: the flags, over another run's or over the preset."
+    if a.config and a.preset: raise InputError("--config and --preset both name a design: give one of them")
+    like, preset = config_file(a.config), a.preset or default_preset(a.device or 'auto')
+    how = dict(column=a.column or like['data'].get('column') or 'text', limit=a.limit or like['data'].get('limit'),
+               streaming=a.streaming or like['data'].get('streaming', False), start=a.start)
+    flags, settings = given(a, PicoConfig), given(a, TrainConfig)
+    if a.config: design = PicoConfig.from_dict(like['config'] | flags)
+    elif a.start: design = PicoConfig.from_dict(trained_model(a.start).config.to_dict() | flags)
+    else: design = PicoConfig.preset(preset, **flags)
+    if a.config: settings = TrainConfig.from_dict(like['settings'] | settings)
+    else: settings = TrainConfig.preset(preset, **settings)
+    return a.source or like['data'].get('source') or 'stories', design, settings, how
 
 def asked(
     a, # arguments of `pico-train`
 )->tuple: # source, design, settings, and how to read the source
-    "What to train: the flags, over the run in OUT if there is one, or over the preset."
+    "What to train: the flags, over the run in OUT if there is one, or over what a new run begins with."
     old = what_was_asked(a.out)
     if not old: return asked_anew(a)
-    data, design = old['data'], given(a, PicoConfig)
-    if a.preset is not None:                                      # its shape must be the run's; the design may differ
+    data, like, design = old['data'], config_file(a.config), given(a, PicoConfig)
+    if a.preset is not None and not data.get('start'):            # its shape must be the run's; the design may differ
         preset = PicoConfig.preset(a.preset).to_dict()
         design = {k: preset[k] for k in SHAPE} | design
-    settings = TrainConfig.from_dict(old['settings'] | given(a, TrainConfig))
+    settings = TrainConfig.from_dict(old['settings'] | like['settings'] | given(a, TrainConfig))
     how = dict(column=a.column or data.get('column') or 'text', limit=a.limit or data.get('limit'),
-               streaming=a.streaming or data.get('streaming', False))
-    return a.source or data.get('source'), PicoConfig.from_dict(old['config'] | design), settings, how
+               streaming=a.streaming or data.get('streaming', False), start=a.start or data.get('start'))
+    return a.source or data.get('source'), PicoConfig.from_dict(old['config'] | like['config'] | design), settings, how
 
 # %% ../nbs/13_cli.ipynb #8e7e13c2
 def opening_words(

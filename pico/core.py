@@ -177,7 +177,8 @@ MOVED = {
                                'guess', 'pick', 'scores'], 'speculative')
                 | dict.fromkeys(['Generated', 'characters'], 'show')
                 | dict.fromkeys(['Step', 'Writing'], 'writing'),
-    'model': {'pick_device': 'core'},
+    'model': {'pick_device': 'core'} | dict.fromkeys(['COMES_ALONG', 'check_names', 'check_size', 'find_model',
+                                                     'read_weights'], 'pretrained'),
     'parallel': {'agree': 'parallel.all_reduce_max', 'alone': 'parallel.on_rank0', 'join': 'parallel.join_group',
                  'leave': 'parallel.leave_group', 'shared': 'parallel.broadcast', 'waiting': 'parallel.no_sync'},
     'router': dict.fromkeys(['pack', 'unpack', 'carried', 'keep_last', 'DepthCache', 'MixtureOfDepths'], 'depth')

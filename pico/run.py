@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from fastcore.basics import patch
 from .core import InputError, Settings, pick_device, setting
-from .model import Pico, PicoConfig, read_config
+from .model import Pico, PicoConfig, read_config, trained_model
 from .soap import SOAP
 from .checkpoint import Background, MayNotRead, all_steps, copied, flush, load, latest
 from .checkpoint import read_json, reason, save, sha256, write_json, atomic_write
@@ -122,7 +122,7 @@ def same_text(
 
 def by_name(config:dict, settings:dict, data:dict)->dict:
     "All that a run is asked, in one dictionary."
-    named = {f'data {k}': data[k] for k in ('column', 'limit', 'streaming', 'rule') if k in data}
+    named = {f'data {k}': data[k] for k in ('column', 'limit', 'streaming', 'rule', 'start') if k in data}
     return config | settings | named
 
 def same_run(
@@ -134,7 +134,7 @@ def same_run(
     "Refuse to go on with anything else than the run was begun with."
     old = what_was_asked(out)
     same_text(out, old['data'], data)
-    before = by_name(PicoConfig.from_dict(old['config']).to_dict(), old['settings'], old['data'])
+    before = by_name(PicoConfig.from_dict(old['config']).to_dict(), old['settings'], dict(start=None) | old['data'])
     for k, v in by_name(config.to_dict(), settings.to_dict(), data).items():
         if k not in MAY_CHANGE and before.get(k, v) != v:
             raise InputError(f"{k}={v} contradicts the run in {out}, which has {before[k]}: train into another "
@@ -179,6 +179,10 @@ class Run:
 
     def weights(self): return [p.detach().clone() for p in self.model.parameters()]
 
+    def note(self, **facts): # see `pico.pretrained.FACTS`
+        "What the model's card will say."
+        self.model.about = (self.model.about or {}) | facts
+
     def seconds(self)->float:
         "Time spent on this run, in earlier sessions and in this one."
         return self.elapsed + time.perf_counter() - self.started
@@ -208,11 +212,15 @@ def averaged(self:Run):
 
 # %% ../nbs/10b_run.ipynb #a68015d7
 @patch
-def begin(self:Run):
-    "Let the router look at the text, in one process for all. Called by all of them before the first step of a run."
+def begin(self:Run,
+    start:str=None, # a trained model to begin from
+):
+    "What comes before the first step of a run: a trained model's weights, or the router's look at the text."
     router = self.model.latent.router
-    on_rank0(lambda: router.begin(self.source))
-    router.load_state_dict(broadcast(router.state_dict()))
+    if start: self.model.load_state_dict(trained_model(start, self.model.config).state_dict())
+    else:                                                         # one process counts, for all
+        on_rank0(lambda: router.begin(self.source))
+        router.load_state_dict(broadcast(router.state_dict()))
     if self.ema: self.ema = self.weights()
 
 @patch
@@ -223,7 +231,7 @@ def state_dict(self:Run)->dict:
     optimizer = getattr(self.optimizer, 'whole_state_dict', self.optimizer.state_dict)()
     trained = {k: p.detach() for k, p in self.model.named_parameters()} if self.ema else None
     return dict(step=self.step, elapsed=self.seconds(), best=list(self.best), optimizer=optimizer, trained=trained,
-                lanes=lanes)
+                lanes=lanes, about=self.model.about)
 
 @patch
 def load_state_dict(self:Run, weights:dict, state:dict, where:str): # where: the checkpoint, for the sentence
@@ -233,6 +241,7 @@ def load_state_dict(self:Run, weights:dict, state:dict, where:str): # where: the
         self.optimizer.load_state_dict(state['optimizer'])
         self.step, self.elapsed, self.best = int(state['step']), float(state['elapsed']), tuple(state['best'])
         self.source.load_state_dict(state['lanes'])
+        self.note(**(state.get('about') or {}))
         if self.ema:                                              # what was loaded is the average
             self.ema = self.weights()
             self.model.load_state_dict(weights | state['trained'])
@@ -297,18 +306,21 @@ class Saver:
 
     def save(self):
         "Begin a checkpoint of this step. Called by all processes; rank 0 writes."
-        run, state = self.run, self.run.state_dict()
+        run = self.run
+        run.note(steps=run.step)
+        state = run.state_dict()
         if world()[0] == 0:
             self.background.wait()                                # for the one before
             with run.averaged(): weights = copied(run.model.state_dict())
-            self.background.start(partial(self.write, weights, copied(state)))
+            self.background.start(partial(self.write, weights, copied(state), run.model.header()))
         self.step, self.seconds = run.step, run.seconds()
 
-    def write(self, weights:dict, state:dict):
+    def write(self, weights:dict, state:dict, header:dict):
         "The job of the thread."
         out, keep, best = self.run.out, self.run.settings.keep, state['best'][1]
         flush(out/'metrics.jsonl')
-        publish(save(out/'checkpoints', state['step'], weights, state, keep=keep, best=best), out/'model.safetensors')
+        new = save(out/'checkpoints', state['step'], weights, state, keep, best, header)
+        publish(new, out/'model.safetensors')
 
     def __enter__(self): return self
     def __exit__(self, *how): self.background.__exit__(*how)

@@ -19,7 +19,7 @@ from .data import RULE, Corpus
 from .streaming import as_source
 from .router import ROUTERS
 from .heads import HEADS
-from .model import PRESETS, Pico, PicoConfig
+from .model import PRESETS, Pico, PicoConfig, trained_model
 from .evaluate import bits_per_byte
 from .soap import SOAP
 from .checkpoint import run_lock
@@ -213,7 +213,9 @@ def validate(
     to_save = finished or run.step % s.checkpoint_interval == 0
     due = finished or interval and (to_save or run.step % interval == 0)
     if held is None or not due: return
-    with run.averaged(): m['validation_bpb'] = bits_per_byte(run.model, held, max_bytes=s.validation_bytes).bpb
+    with run.averaged(): score = bits_per_byte(run.model, held, max_bytes=s.validation_bytes)
+    m['validation_bpb'] = score.bpb
+    run.note(bpb=round(score.bpb, 4), command=f'pico-train, on {score.bytes:,} bytes of held-out text')
     if to_save and m['validation_bpb'] < run.best[0]: run.best = m['validation_bpb'], run.step
     say(f"step {run.step}: {m['validation_bpb']:.3f} bits per byte on held-out text")
 
@@ -271,11 +273,17 @@ def as_asked(
     config:PicoConfig,    # or None
     settings:TrainConfig, # or None
     preset:str=None,      # a name, or None
+    start:str=None,       # a trained model to begin from, or None
 )->tuple:                 # design and settings
-    "What was given; else what the run in `out` was begun with; else the preset, by default the one for this machine."
-    old = what_was_asked(out) if preset is None else {}
+    """What was given; else what the run in `out` was begun with; else the design of the model to begin from, and the
+    preset, by default the one for this machine."""
+    begun = what_was_asked(out)
+    old = begun if preset is None else {}
     name = preset or default_preset(settings.device if settings else 'auto')
-    if config is None: config = PicoConfig.from_dict(old['config']) if old else PicoConfig.preset(name)
+    if config is None:
+        if old: config = PicoConfig.from_dict(old['config'])
+        else: config = trained_model(start).config if start else PicoConfig.preset(name)
+    if start and not begun: trained_model(start, config)          # refuses before anything is written
     if settings is None: settings = TrainConfig.from_dict(old['settings']) if old else TrainConfig.preset(name)
     return config, settings
 
@@ -299,20 +307,22 @@ def train(
     limit:int=None,            # only the first so many bytes of the training split
     progress:bool=True,        # show a bar
     streaming:bool=False,      # read the source while it arrives, storing nothing (chapter 01b)
-    preset:str=None,           # 'nano' | 'xs' | '10m' | 'original'; default: `nano` on a processor, `xs` on a GPU
+    preset:str=None,           # a name in `PRESETS`; default: `nano` on a processor, `xs` on a GPU
+    start:str=None,            # a trained model to begin from: a directory, a name on the Hub, or 'stories'
 )->Pico:
     "Train a model, or go on with the run in `out`: exactly from its last checkpoint, however it ended."
     out, (rank, size) = Path(out), world()
-    config, s = as_asked(out, config, settings, preset)
+    config, s = as_asked(out, config, settings, preset, start)
     old = what_was_asked(out)
     rule = old['data'].get('rule', 1) if old else RULE            # a run goes on by the rule that divided its text
     text = as_source(source, column, limit, config.marks, rule, streaming)
     text.prepare(s.batch_size, s.context_len, config.next_tokens, s.seed, rank, size)
     if s.epochs: text.steps(s.epochs, 1)                          # a stream refuses: nobody knows how long it is
     if validation is None: validation = text.validation(s.validation_bytes)
-    data = dict(column=column, limit=limit, streaming=text.streaming) | text.identity
+    data = dict(column=column, limit=limit, streaming=text.streaming, start=start) | text.identity
     resumed = on_rank0(lambda: check_run(out, config, s, data))
     run = new_run(out, config, s, text)
+    run.note(data=Path(str(data['source'])).name)
     with contextlib.ExitStack() as stack, Stop() as stop:
         def begin():
             stack.enter_context(run_lock(out))
@@ -322,7 +332,7 @@ def train(
         for line in text.summary(validation): show.say(line)
         found = on_rank0(lambda: last_saved(out, show.say)) if resumed else None
         if found: run.load_state_dict(*found)
-        else: run.begin()
+        else: run.begin(start)
         session(run, validation, stop, show)
     run.use_ema()
     return run.model.eval()

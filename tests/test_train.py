@@ -194,7 +194,7 @@ def test_not_a_number_stops_before_weights_change(tmp_path):
 
 def test_the_best_checkpoint_is_kept(tmp_path, monkeypatch):
     scores = iter([5., 3., 4., 6., 7., 8., 9.])
-    monkeypatch.setattr(pico.train, 'bits_per_byte', lambda *a, **k: type('S', (), dict(bpb=next(scores))))
+    monkeypatch.setattr(pico.train, 'bits_per_byte', lambda *a, **k: type('S', (), dict(bpb=next(scores), bytes=500)))
     go(tmp_path/'a', max_steps=12, checkpoint_interval=2, validation_interval=2, keep=2)
     assert all_steps(tmp_path/'a/checkpoints') == [4, 10, 12]
 
