@@ -69,6 +69,10 @@ PRESETS = {
     '10m':  dict(dim=372, next_tokens=8, att_q_heads=9, att_kv_heads=3, fb_num_blocks=2, fb_att_window_size=32,
                  latent_capacity_factor=3/16, latent_num_blocks=8, latent_att_window_size=512,
                  router='rising', latent_carry=True, heads='chained', heads_every=16),
+    # for a GPU
+    '100m': dict(dim=1024, next_tokens=8, att_q_heads=16, att_kv_heads=4, fb_num_blocks=2, fb_att_window_size=32,
+                 latent_num_blocks=11, latent_att_window_size=512, latent_capacity_factor=3/16,
+                 router='rising', latent_carry=True, heads='chained', heads_every=16),
 }
 # the original's design to the letter, at its only size
 PRESETS['original'] = PRESETS['xs'] | dict(latent_capacity_factor=.25, router='topk', latent_carry=False,
@@ -77,7 +81,7 @@ PRESETS['original'] = PRESETS['xs'] | dict(latent_capacity_factor=.25, router='t
 # %% ../nbs/07_model.ipynb #68017dab
 @patch(cls_method=True)
 def preset(cls:PicoConfig,
-    name:str,    # 'nano' | 'xs' | '10m' | 'original'
+    name:str,    # 'nano' | 'xs' | '10m' | '100m' | 'original'
     **overrides, # any field
 )->PicoConfig:
     "A named design, with some fields changed; the capacity and carrying follow the router, `heads_every` the heads."

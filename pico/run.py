@@ -71,12 +71,13 @@ TRAINING = {
                  validation_bytes=20_000),
     'xs':   dict(context_len=6144, batch_size=32),
     '10m':  dict(context_len=6144, batch_size=8),
+    '100m': dict(context_len=6144, batch_size=16, learning_rate=5e-4),
     'original': dict(context_len=6144, batch_size=32),
 }
 
 @patch(cls_method=True)
 def preset(cls:TrainConfig,
-    name:str,    # 'nano' | 'xs' | '10m' | 'original'
+    name:str,    # 'nano' | 'xs' | '10m' | '100m' | 'original'
     **overrides, # any field
 )->TrainConfig:
     "How the preset of this name is trained, with some settings changed."

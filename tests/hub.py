@@ -43,8 +43,8 @@ class Hub(BaseHTTPRequestHandler):
             names = [f['path'] for f in json.loads(body)['files']]
             return self.answer(dict(files=[dict(path=n, uploadMode='regular', shouldIgnore=False) for n in names]))
         if '/commit/' in self.path:
-            lines = map(json.loads, body.splitlines())
-            self.files |= {d['value']['path']: base64.b64decode(d['value']['content']) for d in lines if d['key'] == 'file'}
+            sent = [d['value'] for d in map(json.loads, body.splitlines()) if d['key'] == 'file']
+            self.files |= {d['path']: base64.b64decode(d['content']) for d in sent}
             return self.answer(dict(commitUrl=f'{self.endpoint}/me/small/commit/{SHA}', commitOid=SHA, hookOutput=''))
         return self.answer(dict(error='unknown'), 404)
 
@@ -54,8 +54,8 @@ class Hub(BaseHTTPRequestHandler):
         if re.fullmatch(r'/api/models/me/small(/revision/[^/]+)?', path):
             return self.answer(dict(id='me/small', sha=SHA, siblings=[dict(rfilename=n) for n in self.files]))
         if path.startswith('/api/models/me/small/tree/'):
-            entries = [dict(type='file', path=n, size=len(b), oid=hashlib.sha1(b).hexdigest()) for n, b in self.files.items()]
-            return self.answer(entries)
+            return self.answer([dict(type='file', path=n, size=len(b), oid=hashlib.sha1(b).hexdigest())
+                                for n, b in self.files.items()])
         name = path.rpartition('/')[2]
         if path.startswith('/me/small/resolve/') and name in self.files:
             data = self.files[name]

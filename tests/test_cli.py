@@ -30,7 +30,7 @@ def test_run_directory(run):
 
 @pytest.mark.parametrize('args, words', [
     (['nothing.txt'], 'nothing.txt'),
-    (['stories', '--preset', 'huge'], 'nano, xs, 10m, original'),
+    (['stories', '--preset', 'huge'], 'nano, xs, 10m, 100m, original'),
     (['stories', '--wings', '2'], 'wings'),
     (['stories', '--att_q_heads', '4', '--att_kv_heads', '3'], 'att_kv_heads=3'),
     (['stories', '--learning_rate', 'fast'], 'fast'),

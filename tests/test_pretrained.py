@@ -76,8 +76,8 @@ def test_damaged_scales_are_one_sentence(model, tmp_path, harm):
     with pytest.raises(InputError) as e: Pico.from_pretrained(tmp_path)
     assert '\n' not in str(e.value)
 
-@pytest.mark.parametrize('said', ['nonsense', '[]', '{"about": 3}', '{"about": {"data": [1], "x": 2}}', '{"about": null}',
-                                  '[' * 100_000])
+@pytest.mark.parametrize('said', ['nonsense', '[]', '{"about": 3}', '{"about": {"data": [1], "x": 2}}',
+                                  '{"about": null}', '[' * 100_000])
 def test_a_header_that_lies_does_no_harm(model, tmp_path, said):
     model.save_pretrained(tmp_path)
     save_file(model.state_dict(), tmp_path/'model.safetensors', dict(pico=said))
@@ -175,11 +175,11 @@ def test_a_run_from_a_model(runs):
 def test_a_shape_that_differs_is_refused_by_name(runs, capsys):
     for flag, value, words in (('--dim', 48, 'dim=48'), ('--router', 'space', 'router=space'),
                                ('--latent_num_blocks', 2, 'latent_num_blocks=2')):
-        refused(capsys, train_command, runs/'new', runs/'dogs.txt', '--from', runs/'cats', '--context_len', 64, flag, value,
-                words=words)
+        refused(capsys, train_command, runs/'new', runs/'dogs.txt', '--from', runs/'cats', '--context_len', 64, flag,
+                value, words=words)
     refused(capsys, train_command, runs/'cats', '--from', 'stories', words='start=stories')
-    assert call(train_command, runs/'wide', runs/'dogs.txt', '--from', runs/'cats', '--context_len', 64, '--batch_size', 2,
-                '--validation_bytes', 300, '--max_steps', 1, '--latent_att_window_size', 8) == 0
+    assert call(train_command, runs/'wide', runs/'dogs.txt', '--from', runs/'cats', '--context_len', 64,
+                '--batch_size', 2, '--validation_bytes', 300, '--max_steps', 1, '--latent_att_window_size', 8) == 0
 
 def test_settings_of_another_run(runs, capsys):
     "`--config` makes a run like that one but for the flags; a changed copy of the file will do."
