@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -651,3 +652,48 @@ def test_a_new_kind_of_source_is_a_small_class(monkeypatch):
     assert texts('letters:ab') == ['a'*100, 'b'*100] and .09 <= share('letters:ab') <= .11
     assert load_corpus('letters:ab', limit=50).text_bytes == 50
     fails('letters:ab', "no split 'test'", split='test')
+
+# TinyStories by its name on the Hub: the layout of the real one, which has not been tried
+
+@pytest.fixture(scope='module')
+def tiny_stories(tmp_path_factory):
+    "A data set as the Hub keeps it: 20 numbered shards of `train`, one of `validation`, a column `text`, a README."
+    import datasets
+    d = tmp_path_factory.mktemp('hub')/'tiny'
+    (d/'data').mkdir(parents=True)
+    def story(i): return f'One day, child number {i} found a box. ' + words(60, i)
+    def shard(name, a, b):
+        datasets.Dataset.from_dict(dict(text=[story(i) for i in range(a, b)])).to_parquet(d/'data'/name)
+    for i in range(20): shard(f'train-{i:05d}-of-00020-2d5a1467fff1081b.parquet', 10*i, 10*i + 10)
+    shard('validation-00000-of-00001-869c898b519ad725.parquet', 200, 222)
+    (d/'README.md').write_text('---\ndataset_info:\n  features:\n  - name: text\n    dtype: string\n'
+                               '  splits:\n  - name: train\n    num_examples: 200\n'
+                               '  - name: validation\n    num_examples: 22\n---\n')
+    return d, [story(i).encode() for i in range(222)]
+
+def test_tiny_stories_by_its_name(tiny_stories, monkeypatch, tmp_path):
+    "Stored, streamed, and as a folder that was downloaded: the same stories, in the splits that the data set has."
+    import datasets
+    import huggingface_hub
+    folder, stories = tiny_stories
+    real = datasets.load_dataset
+    monkeypatch.setattr(huggingface_hub.HfApi, 'dataset_info', lambda *a, **k: None)
+    name, asked = 'roneneldan/TinyStories', []
+    def load_dataset(what, *args, **how):
+        asked.append(what)
+        return real(str(folder) if what == name else what, *args, **how)
+    monkeypatch.setattr(datasets, 'load_dataset', load_dataset)
+    for source in (name, str(folder)):
+        assert list(load_corpus(source, 'train').documents()) == stories[:200]
+        assert list(load_corpus(source, 'validation').documents()) == stories[200:]
+    held = Stream(name).validation(3000)
+    assert list(held.documents())[:5] == stories[200:205]
+    stream = Stream(name)
+    stream.prepare(4, 64, 2, seed=0)
+    read = bytearray()
+    for step in range(40):
+        stream.ready(1, step)
+        for x, _ in stream.batches(): read += bytes(x.flatten().tolist())
+    told = {int(n) for n in re.findall(rb'child number (\d+) found', bytes(read))}
+    assert len(told) > 20 and max(told) < 200                               # nothing of the held-out split
+    assert asked.count(name) >= 3                                           # stored, held out and streamed
