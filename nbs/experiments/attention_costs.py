@@ -120,10 +120,7 @@ def in_turn(runs, device, seconds):
 def peak(name, T, W, device):
     "Bytes needed beyond inputs and outputs, by one forward + backward; run in a fresh process."
     step(name, 64, min(W, 8), device)()          # libraries loaded and threads started before we look
-    return used(step(name, T, W, device), device)
-
-def used(run, device):
-    "Bytes that a function needs while it runs."
+    run = step(name, T, W, device)
     if device == 'cuda': return cuda_peak(run)
     if os.path.exists('/proc/self/clear_refs'): return linux_peak(run)
     scale = 1 if sys.platform == 'darwin' else 1024
