@@ -118,6 +118,21 @@ def test_a_gpu_is_asked_everything(load, tmp_path, capsys):
         plain, compiled = found[f'step-{size}'], found[f'step-{size}-compiled']
         assert compiled['bits'] == pytest.approx(plain['bits'], rel=.01) and compiled['graphs'] > plain['graphs']
         assert compiled['graphs'] > compiled['graphs_later'] >= compiled['graphs_after_three'] >= 0
+        assert compiled['breaks'] and not compiled['gave_up']
+
+def test_graphs_are_counted(load):
+    import torch
+    steps = load('gpu_steps')
+    steps.forget()
+    grown = torch.compile(lambda x: x * len(x), backend='eager', dynamic=False)
+    for n in range(2, 5): grown(torch.ones(n))
+    assert steps.graphs() == 3 and steps.traces() == dict(breaks={}, gave_up=0)
+    for n in range(5, 20): grown(torch.ones(n))                   # more often than torch.compile puts up with
+    assert steps.graphs() < 18 and steps.traces()['gave_up'] > 0
+    steps.forget()
+    asks = torch.compile(lambda x: x + int(x.sum()), backend='eager')
+    assert asks(torch.ones(3)).tolist() == [4]*3 and sum(steps.traces()['breaks'].values()) == 1
+    steps.forget()
 
 def test_what_fails_or_does_not_fit_is_said_and_the_rest_goes_on(load, monkeypatch, tmp_path, capsys):
     gpu, calls = load('gpu'), []
@@ -148,10 +163,10 @@ def test_another_process_goes_on_where_the_gpu_does_not_answer(load, monkeypatch
     monkeypatch.setattr(gpu, 'STEPS', [gpu.Step('breaks', 0, breaks, str), gpu.Step('next', 0, breaks, str)])
     monkeypatch.setattr(gpu, 'alive', lambda h: False)
     monkeypatch.setattr(gpu, 'subprocess', SimpleNamespace(run=called.append))
-    gpu.main(['--dry', '--again', '--out', str(tmp_path/'gpu.jsonl')])
+    gpu.main(['--dry', '--again', '--minutes', '5', '--out', str(tmp_path/'gpu.jsonl')])
     assert [r['name'] for r in lines(tmp_path/'gpu.jsonl')] == ['breaks'] and '--again' not in called[-1]
     options = gpu.options(called[-1][2:])
-    assert options.smoke and options.results.file == tmp_path/'gpu.jsonl' and 7 < options.minutes < 8
+    assert options.smoke and options.results.file == tmp_path/'gpu.jsonl' and 4 < options.minutes <= 5
 
 @pytest.mark.parametrize('T', [1, 8])
 @pytest.mark.parametrize('shape', [dict(router='rising', latent_carry=True), dict(router='topk')])
@@ -175,6 +190,21 @@ def test_a_pass_that_can_be_captured_is_the_same(load, T, shape):
     with torch.no_grad(): whole = model(x)
     torch.testing.assert_close(torch.cat(outs, 1), whole.logits[:,:,0])
     assert torch.equal(torch.cat(routed, 1), whole.routed) and 0 < whole.routed.sum() < whole.routed.numel()
+
+def test_a_pass_that_can_be_captured_asks_for_no_value(load):
+    "A graph cannot hold a question. Here tensors have no values, so that one would fail, as in the package's cache."
+    import torch
+    from pico import block
+    from pico.model import Pico
+    from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+    with FakeTensorMode(), torch.no_grad():
+        block.norm_constants.cache_clear()
+        try:
+            model = Pico(load('common').config('nano', dim=24, router='rising', latent_carry=True)).eval()
+            for T in (1, 8): load('captured').Captured(model, T).once()
+            x, cache = torch.zeros(1, 1, dtype=torch.long), model.new_cache()
+            with pytest.raises(DataDependentOutputException): model(x, cache=cache)
+        finally: block.norm_constants.cache_clear()
 
 # --- what they share
 

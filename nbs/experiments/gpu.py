@@ -43,7 +43,8 @@ def told_step(r):
     memory = f", {r['peak_gb']:.1f} GB" if r['peak_gb'] else ''
     return (f"{r['ms']:.1f} ms for {r['rows']} × {r['length']} bytes (optimizer {r['optimizer_ms']:.1f}), "
             f"{r['share']:.1%} of the matrix rate{memory}; {sum(r['breaks'].values())} graph breaks, "
-            f"{r['graphs']} graphs, {r['graphs_later']} of them made later, {r['graphs_after_three']} after step 3")
+            f"{r['graphs']} graphs, {r['graphs_later']} of them made later, {r['graphs_after_three']} after step 3; "
+            f"{r['gave_up']} functions given up")
 
 def told_breaks(r): return '; '.join([f"{r['graphs']} graphs", *r['places']])
 
@@ -187,6 +188,7 @@ def main(args=None):
     if answers: return print(table(h, steps, left_out))
     given = [w for w in (sys.argv[1:] if args is None else args) if w != '--again']
     print('the GPU does not answer any more: the rest is measured by another process', flush=True)
-    subprocess.run([sys.executable, __file__, *given, '--out', a.results.file, '--minutes', f'{max(h.left(), 0):.2f}'])
+    given += ['--out', str(a.results.file), '--minutes', f'{max(h.left(), 0):.2f}']
+    subprocess.run([sys.executable, __file__, *given])
 
 if __name__ == '__main__': main()

@@ -124,8 +124,15 @@ def flex(h, heads, T, W, dtype):
 # --- a training step
 
 def graphs():
-    "How many graphs torch.compile has made since `forget`, and what broke them."
-    return counters['stats']['unique_graphs'], {' '.join(k.split())[:90]: n for k, n in counters['graph_break'].items()}
+    "How many graphs torch.compile has made since `forget`."
+    return counters['stats']['unique_graphs']
+
+def traces():
+    """What else it did: what broke graphs, and how many functions it gave up, as it does with those that it would have to
+    compile too often. They run as they are; FlexAttention then holds all scores."""
+    frames = counters['frames']
+    return dict(breaks={' '.join(why.split())[:90]: n for why, n in counters['graph_break'].items()},
+                gave_up=frames['total'] - frames['ok'])
 
 def forget():
     "Make room: what was compiled, and memory that nothing holds."
@@ -148,13 +155,13 @@ def some_steps(h, preset, compile, rows):
     if h.cuda: torch.cuda.reset_peak_memory_stats()
     start = h.clock()
     if compile: compiled(h, model, torch.arange(rows*length, device=h.device).view(rows, length) % 256, cast)
-    compiling, made, took, routed = h.clock() - start, [graphs()[0]], [], []
+    compiling, made, took, routed = h.clock() - start, [graphs()], [], []
     for i in range(h.pick(13, 5)):
         x, y = (t.to(h.device) for t in batch(corpus, i, rows, length, model.config.next_tokens))
         start = h.clock()
         out, seconds = train_step(model, optimizer, x, y, 1e-3, cast, h.clock)
         took.append((h.clock() - start, seconds))
-        made.append(graphs()[0])
+        made.append(graphs())
         routed.append(out['routed'])
     step, update = (statistics.median(t) for t in zip(*took[3:], strict=True))
     peak = torch.cuda.max_memory_allocated() / 1e9 if h.cuda else None
@@ -164,8 +171,7 @@ def some_steps(h, preset, compile, rows):
                 ms=step * 1e3, optimizer_ms=update * 1e3, first_ms=took[0][0] * 1e3, compile_s=compiling,
                 bytes_per_second=rows * length / step, share=work / step / h.rate('bfloat16'),
                 peak_gb=peak, routed=statistics.mean(routed), bits=out['per_head'][0] / math.log(2),
-                graphs=made[-1], graphs_later=made[-1] - first, graphs_after_three=made[-1] - made[3],
-                breaks=graphs()[1])
+                graphs=made[-1], graphs_later=made[-1] - first, graphs_after_three=made[-1] - made[3]) | traces()
 
 def training_step(h, preset, compile=False):
     "With as many rows as fit."
