@@ -128,8 +128,8 @@ def graphs():
     return counters['stats']['unique_graphs']
 
 def traces():
-    """What else it did: what broke graphs, and how many functions it gave up, as it does with those that it would have to
-    compile too often. They run as they are; FlexAttention then holds all scores."""
+    """What else it did: what broke graphs, and how many functions it gave up, as it does with those that it would have
+    to compile too often. They run as they are; FlexAttention then holds all scores."""
     frames = counters['frames']
     return dict(breaks={' '.join(why.split())[:90]: n for why, n in counters['graph_break'].items()},
                 gave_up=frames['total'] - frames['ok'])
