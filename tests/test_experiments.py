@@ -143,19 +143,23 @@ def test_what_fails_or_does_not_fit_is_said_and_the_rest_goes_on(load, monkeypat
     def waits(h): raise gpu.NotYet('needs another')
     def endless(h):
         while True: pass
-    steps = dict(first=fine, memory=memory, waits=waits, endless=endless, last=fine)
-    monkeypatch.setattr(gpu, 'STEPS', [gpu.Step(n, 0, run, lambda r: f"n is {r['n']}") for n, run in steps.items()])
-    found, table = dry(gpu, capsys, tmp_path/'gpu.jsonl', '--minutes', '.02')
-    assert found.keys() == {'first', 'memory'} and found['memory']['error'] == 'RuntimeError: out of memory'
-    for says in ('first | n is 1', 'memory | failed: RuntimeError', 'waits | left out: needs another',
-                 'endless | left out: the time was up', 'last | left out: '): assert f'| {says}' in table
-    steps |= dict(memory=fine, waits=fine, endless=fine)
-    monkeypatch.setattr(gpu, 'STEPS', [gpu.Step(n, 0, run, lambda r: f"n is {r['n']}") for n, run in steps.items()])
+    def steps(**runs):
+        told = [gpu.Step(n, 0, run, lambda r: f"n is {r['n']}") for n, run in runs.items()]
+        monkeypatch.setattr(gpu, 'STEPS', told)
+    out = tmp_path/'gpu.jsonl'
+    steps(first=fine, memory=memory, waits=waits, last=fine)
+    found, table = dry(gpu, capsys, out)
+    assert found.keys() == {'first', 'memory', 'last'} and found['memory']['error'] == 'RuntimeError: out of memory'
+    for says in 'first | n is 1', 'memory | failed: RuntimeError', 'waits | left out: needs another', 'last | n is 1':
+        assert f'| {says}' in table
+    steps(endless=endless, late=fine)
+    _, table = dry(gpu, capsys, out, '--minutes', '.05')
+    assert '| endless | left out: the time was up' in table and '| late | left out: 0.0 minutes are left' in table
     calls.clear()
-    found, table = dry(gpu, capsys, tmp_path/'gpu.jsonl')
-    assert len(calls) == 3 and 'error' in found['memory']
-    found, table = dry(gpu, capsys, tmp_path/'gpu.jsonl', '--again')
-    assert len(calls) == 4 and found['memory']['n'] == 1 and 'failed' not in table
+    steps(first=fine, memory=fine, waits=fine, endless=fine)
+    assert 'error' in dry(gpu, capsys, out)[0]['memory'] and len(calls) == 2
+    found, table = dry(gpu, capsys, out, '--again')
+    assert len(calls) == 3 and found['memory']['n'] == 1 and 'failed' not in table
 
 def test_another_process_goes_on_where_the_gpu_does_not_answer(load, monkeypatch, tmp_path):
     gpu, called = load('gpu'), []

@@ -122,7 +122,7 @@ def limit(minutes):
 def measure(h, step):
     "What a step found or why it failed; None and a reason if it is left for another call."
     left = h.left()
-    if left < h.pick(step.minutes, 0): return None, f'{left:.1f} minutes are left, it needs {step.minutes:g}'
+    if left < h.pick(step.minutes, 0): return None, f'{max(left, 0):.1f} minutes are left, it needs {step.minutes:g}'
     most = h.pick(min(left, 3 * step.minutes), left)
     try:
         with limit(most): return step.run(h), ''
