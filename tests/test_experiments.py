@@ -1,8 +1,13 @@
 "The experiments run, go on where they were stopped, and say how their results were made. Chapter 21's have a file too."
+import ast
 import importlib
 import json
 import multiprocessing
+import os
 import re
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 from conftest import EXPERIMENTS, ROOT, lines
@@ -84,7 +89,155 @@ def test_the_model_that_comes_along_can_be_made(load, tmp_path):
     def words(text): return re.sub(r'[\d,.]+|```.*?```', '', text, flags=re.S).split('## A sample')[0].split()
     assert words(card)[:60] == words(made)[:60] and '`python nbs/experiments/bundle.py`' in card
 
+# --- what waits for a GPU
+
+def dry(gpu, capsys, out, *args):
+    "The lines and the table of a run of tiny sizes, on whatever machine this is."
+    gpu.main(['--dry', '--out', str(out), *args])
+    found, table = {r['name']: r for r in lines(out)}, capsys.readouterr().out.split('| what |')[1]
+    for step in gpu.STEPS: assert f'| {step.name} | ' in table and (step.name in found or 'left out' in table)
+    return found, table
+
+def test_a_gpu_is_asked_what_takes_no_compiling(load, monkeypatch, tmp_path, capsys):
+    gpu = load('gpu')
+    slow = {s.name for s in gpu.STEPS if s.name.endswith('compiled')} | {'tests', 'breaks-xs'}
+    monkeypatch.setattr(gpu, 'STEPS', [s for s in gpu.STEPS if s.name not in slow])
+    found, table = dry(gpu, capsys, tmp_path/'gpu.jsonl')
+    assert 'failed' not in table and found.keys() == {s.name for s in gpu.STEPS}
+    for row in found.values(): assert row.keys() >= HOW and row['command'].startswith('python nbs/experiments/gpu.py')
+    assert found['flex-14-6144-16-float32']['gradient'] < 5e-3 < found['flex-14-6144-16-bfloat16']['gradient'] < .05
+    assert all(found[f'graph-{m}']['same'] == found[f'graph-{m}']['of'] == 20 for m in ('10m', 'stories'))
+    assert dry(gpu, capsys, tmp_path/'gpu.jsonl')[0] == found
+
+@pytest.mark.slow
+def test_a_gpu_is_asked_everything(load, tmp_path, capsys):
+    gpu = load('gpu')
+    found, table = dry(gpu, capsys, tmp_path/'gpu.jsonl')
+    assert 'failed' not in table and found.keys() == {s.name for s in gpu.STEPS}
+    assert sum(found['tests']['counts'].values()) >= 6 and not found['tests']['failures']
+    for size in ('xs', '10m', '100m'):
+        plain, compiled = found[f'step-{size}'], found[f'step-{size}-compiled']
+        assert compiled['bits'] == pytest.approx(plain['bits'], rel=.01) and compiled['graphs'] > plain['graphs']
+        assert compiled['graphs'] > compiled['graphs_later'] >= compiled['graphs_after_three'] >= 0
+        assert compiled['breaks'] and not compiled['gave_up']
+
+def test_graphs_are_counted(load):
+    import torch
+    steps = load('gpu_steps')
+    steps.forget()
+    grown = torch.compile(lambda x: x * len(x), backend='eager', dynamic=False)
+    for n in range(2, 5): grown(torch.ones(n))
+    assert steps.graphs() == 3 and steps.traces() == dict(breaks={}, gave_up=0)
+    for n in range(5, 20): grown(torch.ones(n))                   # more often than torch.compile puts up with
+    assert steps.graphs() < 18 and steps.traces()['gave_up'] > 0
+    steps.forget()
+    asks = torch.compile(lambda x: x + int(x.sum()), backend='eager')
+    assert asks(torch.ones(3)).tolist() == [4]*3 and sum(steps.traces()['breaks'].values()) == 1
+    steps.forget()
+
+def test_what_fails_or_does_not_fit_is_said_and_the_rest_goes_on(load, monkeypatch, tmp_path, capsys):
+    gpu, calls = load('gpu'), []
+    def fine(h):
+        calls.append(h.left())
+        return dict(n=1)
+    def memory(h): raise RuntimeError('out of memory')
+    def waits(h): raise gpu.NotYet('needs another')
+    def endless(h):
+        while True: pass
+    def steps(**runs):
+        told = [gpu.Step(n, 0, run, lambda r: f"n is {r['n']}") for n, run in runs.items()]
+        monkeypatch.setattr(gpu, 'STEPS', told)
+    out = tmp_path/'gpu.jsonl'
+    steps(first=fine, memory=memory, waits=waits, last=fine)
+    found, table = dry(gpu, capsys, out)
+    assert found.keys() == {'first', 'memory', 'last'} and found['memory']['error'] == 'RuntimeError: out of memory'
+    for says in 'first | n is 1', 'memory | failed: RuntimeError', 'waits | left out: needs another', 'last | n is 1':
+        assert f'| {says}' in table
+    steps(endless=endless, late=fine)
+    _, table = dry(gpu, capsys, out, '--minutes', '.05')
+    assert '| endless | left out: the time was up' in table and '| late | left out: 0.0 minutes are left' in table
+    calls.clear()
+    steps(first=fine, memory=fine, waits=fine, endless=fine)
+    assert 'error' in dry(gpu, capsys, out)[0]['memory'] and len(calls) == 2
+    found, table = dry(gpu, capsys, out, '--again')
+    assert len(calls) == 3 and found['memory']['n'] == 1 and 'failed' not in table
+
+def test_another_process_goes_on_where_the_gpu_does_not_answer(load, monkeypatch, tmp_path):
+    gpu, called = load('gpu'), []
+    def breaks(h): raise RuntimeError('illegal memory access')
+    monkeypatch.setattr(gpu, 'STEPS', [gpu.Step('breaks', 0, breaks, str), gpu.Step('next', 0, breaks, str)])
+    monkeypatch.setattr(gpu, 'alive', lambda h: False)
+    monkeypatch.setattr(gpu, 'subprocess', SimpleNamespace(run=called.append))
+    gpu.main(['--dry', '--again', '--minutes', '5', '--out', str(tmp_path/'gpu.jsonl')])
+    assert [r['name'] for r in lines(tmp_path/'gpu.jsonl')] == ['breaks'] and '--again' not in called[-1]
+    options = gpu.options(called[-1][2:])
+    assert options.smoke and options.results.file == tmp_path/'gpu.jsonl' and 4 < options.minutes <= 5
+
+@pytest.mark.parametrize('T', [1, 8])
+@pytest.mark.parametrize('shape', [dict(router='rising', latent_carry=True), dict(router='topk')])
+def test_a_pass_that_can_be_captured_is_the_same(load, T, shape):
+    "Far beyond all windows, two rows that route different bytes, some of them none for a while."
+    import torch
+    from pico.model import Pico
+    torch.manual_seed(0)
+    model = Pico(load('common').config('nano', dim=24, fb_att_window_size=5, latent_att_window_size=7, **shape))
+    model = model.double().eval()
+    if shape['router'] == 'rising': model.latent.router.pairs[:, 32:64] = True
+    x, outs, routed = torch.randint(0, 128, (2, 96)), [], []
+    captured = load('captured').Captured(model, T, rows=2)
+    for again in range(2):
+        captured.begin()
+        for i in range(0, 96, T):
+            captured.x.copy_(x[:, i:i+T])
+            captured.read()
+            if again: outs.append(captured.logits.clone())
+            if again: routed.append(captured.routed.clone())
+    with torch.no_grad(): whole = model(x)
+    torch.testing.assert_close(torch.cat(outs, 1), whole.logits[:,:,0])
+    assert torch.equal(torch.cat(routed, 1), whole.routed) and 0 < whole.routed.sum() < whole.routed.numel()
+
+def test_a_pass_that_can_be_captured_asks_for_no_value(load):
+    "A graph cannot hold a question. Here tensors have no values, so that one would fail, as in the package's cache."
+    import torch
+    from pico import block
+    from pico.model import Pico
+    from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+    with FakeTensorMode(), torch.no_grad():
+        block.norm_constants.cache_clear()
+        try:
+            model = Pico(load('common').config('nano', dim=24, router='rising', latent_carry=True)).eval()
+            for T in (1, 8): load('captured').Captured(model, T).once()
+            x, cache = torch.zeros(1, 1, dtype=torch.long), model.new_cache()
+            with pytest.raises(DataDependentOutputException): model(x, cache=cache)
+        finally: block.norm_constants.cache_clear()
+
 # --- what they share
+
+HELP = """
+import contextlib, io, json, runpy, sys
+said = {}
+for script in sys.argv[1:]:
+    sys.argv, out = [script, '--help'], io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit): runpy.run_path(script, run_name='__main__')
+    said[script] = out.getvalue()
+print(json.dumps(said))
+"""
+
+def test_every_experiment_answers_help_and_does_not_start():
+    scripts = sorted(EXPERIMENTS.glob('*.py'))
+    command = [sys.executable, '-c', HELP, *map(str, scripts)]
+    path = os.pathsep.join([str(EXPERIMENTS), str(ROOT), os.environ.get('PYTHONPATH', '')])
+    r = subprocess.run(command, capture_output=True, text=True, env=os.environ | dict(PYTHONPATH=path))
+    said = json.loads(r.stdout.splitlines()[-1]) if not r.returncode else pytest.fail(r.stderr)
+    for script in scripts:
+        doc = ast.get_docstring(ast.parse(script.read_text(encoding='utf-8')))
+        # its own words, nothing else, but for the options
+        assert doc.splitlines()[0] in said[str(script)], script.name
+        assert said[str(script)].startswith(('usage: ', doc.splitlines()[0])), script.name
+
+def test_common_says_what_it_needs(common, capsys):
+    with pytest.raises(SystemExit) as e: common.main([])
+    assert e.value.code == 2 and 'INTO.jsonl' in capsys.readouterr().err
 
 def test_lines_are_in_order_and_one_of_the_same_name_gives_way(common, tmp_path):
     results = common.Results(tmp_path/'some'/'x.jsonl')

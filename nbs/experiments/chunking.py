@@ -48,3 +48,5 @@ class Dechunking(MixtureOfDepths):
         confidence = torch.where(route.chosen, route.weight, 1 - route.weight)
         factor = 1 + confidence - confidence.detach()             # 1, with a gradient
         return x + factor[...,None] * handed, route
+
+if __name__ == '__main__': print(__doc__)                       # designs.py runs it

@@ -45,21 +45,23 @@ SHAPES = {
                  latent_num_blocks=12, latent_att_window_size=512),
     '10m':  dict(dim=372, next_tokens=8, att_q_heads=9, att_kv_heads=3, fb_num_blocks=2, fb_att_window_size=32,
                  latent_num_blocks=8, latent_att_window_size=512),
+    '100m': dict(dim=1024, next_tokens=8, att_q_heads=16, att_kv_heads=4, fb_num_blocks=2, fb_att_window_size=32,
+                 latent_num_blocks=11, latent_att_window_size=512),
 }
 
 def config(shape='nano', **changes):
     "One of `SHAPES` with `DESIGN`, and some changes."
     return PicoConfig.from_dict(SHAPES[shape] | DESIGN | changes)
 
-def train_step(model, optimizer, x, y, lr):
+def train_step(model, optimizer, x, y, lr, autocast=None, clock=time.thread_time):
     """One step at a learning rate, times a group's `lr_factor` where it has one. Returns what `backward` does and the
-    processor seconds that the optimizer took."""
+    seconds that the optimizer took, by default those of the processor."""
     for group in optimizer.param_groups: group['lr'] = lr * group.get('lr_factor', 1)
-    out = backward(model, [(x, y)])
+    out = backward(model, [(x, y)], autocast)
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
-    start = time.thread_time()
+    start = clock()
     optimizer.step()
-    seconds = time.thread_time() - start
+    seconds = clock() - start
     for p in model.parameters(): p.grad = None
     model.router_state_step()
     return out, seconds
@@ -196,6 +198,11 @@ def part(cells, share):
     i, n = map(int, share.split('/'))
     return cells[i % n::n]
 
-if __name__ == '__main__':
-    into, *others = map(Path, sys.argv[1:])
-    for other in others: Results(into).merge(other)
+def main(args=None):
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('into', type=Path, metavar='INTO.jsonl', help='the file of results that grows')
+    p.add_argument('others', type=Path, nargs='+', metavar='FROM.jsonl', help='what it takes in')
+    a = p.parse_args(args)
+    for other in a.others: Results(a.into).merge(other)
+
+if __name__ == '__main__': main()

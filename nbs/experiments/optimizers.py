@@ -161,18 +161,19 @@ def competitors(dim, public, heavy):
         makers[f'pytorch_optimizer {version("pytorch_optimizer")}'] = pytorch_optimizer.SOAP
     return makers
 
-def step_times(makers, shapes, begin, steps):
-    "Processor seconds of a step of each, in turn in one process, on random gradients."
-    params = {k: [torch.randn(s).mul_(.02).requires_grad_() for s in shapes] for k in makers}
+def step_times(makers, shapes, begin, steps, device='cpu', clock=time.process_time):
+    "Seconds of a step of each, in turn in one process, on random gradients; by default those of the processor."
+    def normal(s, scale): return torch.randn(s, device=device).mul_(scale)
+    params = {k: [normal(s, .02).requires_grad_() for s in shapes] for k in makers}
     optimizers = {k: make(params[k]) for k, make in makers.items()}
     took = {k: [] for k in makers}
     for _ in range(begin + steps):
-        grads = [torch.randn(s).mul_(.01) for s in shapes]
+        grads = [normal(s, .01) for s in shapes]
         for k, o in optimizers.items():
             for p, g in zip(params[k], grads, strict=True): p.grad = g.clone()
-            start = time.process_time()
+            start = clock()
             o.step()
-            took[k].append(time.process_time() - start)
+            took[k].append(clock() - start)
     return {k: dict(mean=statistics.mean(v[begin:]), median=statistics.median(v[begin:]), worst=max(v[begin:]),
                     first=v[0]) for k, v in took.items()}
 

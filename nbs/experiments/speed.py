@@ -26,19 +26,19 @@ from pico.model import Pico
 TEMPERATURES = 0, .8
 WAYS = 'plain', 'auto', 'forced'
 
-def written(model, prompt, n, temperature, seed, way):
+def written(model, prompt, n, temperature, seed, way, clock=time.thread_time):
     "Bytes per second of one text, the text, and the ways that `auto` took, in bytes."
     pace = Pace()
     speculative = dict(plain=False, auto=pace, forced=True)[way]
-    start = time.thread_time()
+    start = clock()
     g = generate(model, prompt, n, temperature=temperature, seed=seed, ignore_end=True, speculative=speculative)
-    seconds = time.thread_time() - start
+    seconds = clock() - start
     took = Counter()
     # shorter where a way was not by the clock
     for name, gained in zip(pace.taken, g.accepted[1:], strict=False): took[name] += gained
     return len(g.bytes) / seconds, g, took
 
-def compare(model, prompt, n, turns, temperature):
+def compare(model, prompt, n, turns, temperature, clock=time.thread_time):
     "Speeds of all ways over several turns, and how they compare with plain writing in the same turn."
     rates, passes = ({w: [] for w in WAYS} for _ in range(2))
     took, parted = Counter(), 0
@@ -46,7 +46,7 @@ def compare(model, prompt, n, turns, temperature):
         texts = {}
         for k in range(len(WAYS)):
             way = WAYS[(turn + k) % len(WAYS)]                     # another one begins in each turn
-            rate, texts[way], ways = written(model, prompt, n, temperature, turn, way)
+            rate, texts[way], ways = written(model, prompt, n, temperature, turn, way, clock)
             rates[way].append(rate)
             passes[way].append(texts[way].forwards / n)
             took += ways
