@@ -695,5 +695,5 @@ def test_tiny_stories_by_its_name(tiny_stories, monkeypatch, tmp_path):
         stream.ready(1, step)
         for x, _ in stream.batches(): read += bytes(x.flatten().tolist())
     told = {int(n) for n in re.findall(rb'child number (\d+) found', bytes(read))}
-    assert len(told) > 20 and max(told) < 200                               # nothing of the held-out split
+    assert len(told) > 10 and max(told) < 200                               # nothing of the held-out split
     assert asked.count(name) >= 3                                           # stored, held out and streamed
