@@ -40,7 +40,7 @@ def test_package_is_what_the_notebooks_export(): assert check_sync.differences()
 
 def test_a_stale_or_edited_module_is_noticed(tmp_path):
     for d in ('nbs', 'pico'): shutil.copytree(ROOT/d, tmp_path/d)
-    shutil.copy(ROOT/'settings.ini', tmp_path)
+    for name in check_sync.SETTINGS: shutil.copy(ROOT/name, tmp_path)
     (tmp_path/'pico'/'ghost.py').write_text('x = 1\n')
     with open(tmp_path/'pico'/'heads.py', 'a') as f: f.write('# edited\n')
     assert check_sync.differences(tmp_path) == ['pico/ghost.py has no notebook',
