@@ -1,6 +1,6 @@
 """Runs a command of whichever nbdev is installed: `python tests/nbdev_command.py test --n_workers 2`.
 
-nbdev 2 spells its commands and flags `nbdev_test --n_workers`, nbdev 3 `nbdev-test --n-workers`. What they do is the same.
+nbdev 2 spells its commands and flags `nbdev_test --n_workers`, nbdev 3 `nbdev-test --n-workers`. They do the same.
 """
 import shutil
 import subprocess

@@ -54,7 +54,7 @@ def test_version_has_one_source():
     cfg = configparser.ConfigParser()
     cfg.read(ROOT/'settings.ini')
     assert f'__version__ = "{cfg["DEFAULT"]["version"]}"' in (ROOT/'pico'/'__init__.py').read_text()
-    assert 'dynamic = ["version"]' in (ROOT/'pyproject.toml').read_text() and 'requirements' not in cfg['DEFAULT']
+    assert '\ndynamic = ["version",' in (ROOT/'pyproject.toml').read_text() and 'requirements' not in cfg['DEFAULT']
 
 def test_prose_accompanies_code():
     for p in NOTEBOOKS:

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 import pytest
 import check_sync
 from nbdev_command import nbdev
