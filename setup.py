@@ -34,13 +34,15 @@ def absolute(text, url, ref):
         return f"{m[1]}{m[2]}({url}/{'raw' if m[1] else 'blob'}/{ref}/{m[3]})"
     return re.sub(r'(!?)(\[[^\]]*\])\(([^)\s]+)\)', whole, text) if url else text
 
-def description(url, ref):
-    "The page of the package; a wheel that is built from a source package has that package's."
-    told = HERE/'PKG-INFO'
-    if told.exists(): return email.message_from_string(told.read_text(encoding='utf-8')).get_payload()
-    return absolute((HERE/'README.md').read_text(encoding='utf-8'), url, ref)
+def page(root=HERE):
+    "The description of the package and its addresses; a wheel that is built from a source package has that package's."
+    told = root/'PKG-INFO'
+    if told.exists():
+        message = email.message_from_string(told.read_text(encoding='utf-8'))
+        return message.get_payload(), dict(line.split(', ', 1) for line in message.get_all('Project-URL', []))
+    url, ref = repository()
+    return absolute((root/'README.md').read_text(encoding='utf-8'), url, ref), {'Repository': url} if url else {}
 
 if __name__ == '__main__':
-    url, ref = repository()
-    setup(long_description=description(url, ref), long_description_content_type='text/markdown',
-          project_urls={'Repository': url} if url else {})
+    text, addresses = page()
+    setup(long_description=text, long_description_content_type='text/markdown', project_urls=addresses)

@@ -172,19 +172,21 @@ def setup_file():
 def test_the_address_follows_from_the_remote(setup_file, remote, expected):
     assert setup_file.address(remote) == expected
 
-def test_a_workflow_tells_the_address(setup_file, monkeypatch):
+def test_links_and_picture_work_outside_the_repository(setup_file, monkeypatch):
     for k, v in dict(SERVER_URL='https://host.test', REPOSITORY='a/b', REF_NAME='v1').items():
-        monkeypatch.setenv(f'GITHUB_{k}', v)
-    assert setup_file.repository() == ('https://host.test/a/b', 'v1')
-
-def test_links_and_picture_work_outside_the_repository(setup_file):
-    text = setup_file.description('https://host.test/a/b', 'v1')
+        monkeypatch.setenv(f'GITHUB_{k}', v)                      # as a workflow tells it
+    text, addresses = setup_file.page()
+    assert addresses == {'Repository': 'https://host.test/a/b'}
     links = re.findall(r'\]\(([^)#]+)\)', text)
     assert len(links) == len(re.findall(r'\]\(([^)#]+)\)', README)) > 20
     assert all(link.startswith('https://') for link in links)
     assert '(https://host.test/a/b/raw/v1/nbs/images/routed.svg)' in text
     assert '[00 Stories](https://host.test/a/b/blob/v1/nbs/00_stories.ipynb)' in text
-    assert setup_file.description('', '') == README
+    assert setup_file.absolute(README, '', '') == README           # no address, no change
+
+def test_a_wheel_from_a_source_package_has_its_page(setup_file, tmp_path):
+    (tmp_path/'PKG-INFO').write_text('Name: p\nProject-URL: Repository, https://host.test/a/b\n\n# Title\n\nWhole: …\n')
+    assert setup_file.page(tmp_path) == ('# Title\n\nWhole: …\n', {'Repository': 'https://host.test/a/b'})
 
 @pytest.mark.slow
 def test_wheel_works_in_a_clean_environment(tmp_path):
