@@ -76,6 +76,15 @@ def test_ci_runs_the_test_command_and_nothing_else():
     run = (ROOT/'.ci'/'run').read_text()
     assert 'make test' in run and 'make test' in README
 
+def test_the_workflow_runs_the_lines_of_make_test():
+    "It cannot call make, which Windows lacks."
+    recipe = re.search(r'^test:.*\n((?:\t.*\n)+)', (ROOT/'Makefile').read_text(), re.M)[1]
+    recipe = [line.replace('$(ONE) ', '').replace('$(BIN)/', '').strip() for line in recipe.splitlines()]
+    workflow = (ROOT/'.github'/'workflows'/'test.yml').read_text()
+    assert re.findall(r'- run: (.+)$', workflow, re.M) == recipe and len(recipe) > 3
+    for name in re.findall(r'^ONE := (.*)$', (ROOT/'Makefile').read_text(), re.M)[0].split():
+        assert f"{name.replace('=', ': ')}\n" in workflow
+
 # settings
 
 PYPROJECT = tomllib.loads((ROOT/'pyproject.toml').read_text(encoding='utf-8'))
@@ -154,6 +163,17 @@ def test_a_result_is_a_row_and_a_newer_one_takes_its_place(tmp_path):
     assert page.startswith('before\n') and page.endswith('\nafter\n') and '| Python | system |' in page
     (tmp_path/'r.xml').write_text('<testsuites><testsuite tests="9" skipped="2" failures="1" errors="1"/></testsuites>')
     assert tried.counts(tmp_path/'r.xml') == '5 pass, 2 skipped, 2 fail'
+
+def test_what_is_said_of_pythons_was_tried():
+    "Each Python among the classifiers has a row without a failure, and the lowest is the one required."
+    rows = tried.rows(tried.PAGE.read_text(encoding='utf-8'))
+    done = [row for row in rows if not any('fail' in cell for cell in row)]
+    named = {c.split(' :: ')[-1] for c in PROJECT['classifiers'] if ' :: Python :: 3.' in c}
+    assert named and named <= {'.'.join(row[0].split('.')[:2]) for row in done}
+    assert PROJECT['requires-python'] == f">={min(named, key=lambda v: int(v.split('.')[1]))}"
+    assert {row[3].split('.')[0] for row in done} == {'2', '3'}
+    workflow = (ROOT/'.github'/'workflows'/'test.yml').read_text()
+    assert named <= set(re.findall(r"'(3[.][0-9]+)'", workflow))
 
 # the page of the package
 

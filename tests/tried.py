@@ -19,6 +19,7 @@ from nbdev_command import nbdev
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT/'CONTRIBUTING.md'
 BEGIN, END = '<!-- tried: `make tried` writes this table -->', '<!-- end of what was tried -->'
+OF_THE_TABLE = 'tests/test_packaging.py::test_what_is_said_of_pythons_was_tried'     # it reads what this run writes
 COLUMNS = 'Python', 'system', 'torch', 'nbdev', 'fastcore', 'in step', 'notebooks', 'tests', 'date'
 
 def said(*command):
@@ -47,7 +48,7 @@ def tests():
     "The counts of the suite, or that it did not come to an end."
     with tempfile.TemporaryDirectory() as d:
         report = Path(d)/'report.xml'
-        said(sys.executable, '-m', 'pytest', '-n', '2', '-q', f'--junitxml={report}')
+        said(sys.executable, '-m', 'pytest', '-n', '2', '-q', f'--junitxml={report}', '--deselect', OF_THE_TABLE)
         return counts(report) if report.exists() else 'fail: no report'
 
 def key(row):
