@@ -23,11 +23,14 @@ OF_THE_TABLE = 'tests/test_packaging.py::test_what_is_said_of_pythons_was_tried'
 COLUMNS = 'Python', 'system', 'torch', 'nbdev', 'fastcore', 'in step', 'notebooks', 'tests', 'date'
 
 def said(*command):
-    "Whether a command of this environment succeeds, and what it prints, which is passed on."
+    "Whether a command of this environment succeeds, and what it prints, which is passed on line by line."
     env = os.environ | {'PYTHONPATH': str(ROOT)}                  # this checkout, whatever was installed
-    done = subprocess.run(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    print(done.stdout, flush=True)
-    return done.returncode == 0, done.stdout
+    lines = []
+    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as p:
+        for line in p.stdout:
+            print(line, end='', flush=True)
+            lines.append(line)
+    return p.returncode == 0, ''.join(lines)
 
 def notebooks():
     "How many notebooks pass, or the names of those that fail, as nbdev tells it."
