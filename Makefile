@@ -1,12 +1,15 @@
 # Two commands matter: `make demo` (train a small Pico and let it write) and `make test` (everything that must hold).
 PYTHON ?= python3
-BIN := .venv/bin
+# An environment is a folder and an extra of pyproject.toml: the targets below work in any, as `make test-nbdev3` shows.
+VENV ?= .venv
+EXTRA ?= dev
+BIN := $(VENV)/bin
 # Two test workers on two cores: torch threads that fight for cores are several times slower than one thread each.
 ONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test lint test-slow export refresh book model wheel clean
+.PHONY: demo test lint test-slow test-nbdev3 tried export refresh book model wheel clean
 
-demo: .venv/.ok
+demo: $(VENV)/.ok
 	$(BIN)/pico-train runs/demo stories --preset nano --max_minutes 3
 	$(BIN)/pico-eval runs/demo --max_bytes 50000
 	@$(BIN)/python nbs/experiments/demo.py --tell
@@ -15,41 +18,49 @@ demo: .venv/.ok
 	@echo; echo "The same prompt with the latent blocks off:"; echo
 	$(BIN)/pico-generate runs/demo --prompt "Once upon a time" --max_bytes 300 --temperature 0.5 --no_latent
 
-test: .venv/.ok
+test: $(VENV)/.ok
 	$(BIN)/ruff check
 	$(BIN)/python tests/check_sync.py
-	$(ONE) $(BIN)/nbdev_test --n_workers 2
+	$(ONE) $(BIN)/python tests/nbdev_command.py test --n_workers 2
 	$(ONE) $(BIN)/python -m pytest -n 2 -q
 
-lint: .venv/.ok
+lint: $(VENV)/.ok
 	$(BIN)/ruff check
 
-test-slow: .venv/.ok
+test-slow: $(VENV)/.ok
 	$(ONE) $(BIN)/python -m pytest -n 2 -q -m slow
+
+# What `make test` does, counted: the result becomes a row of CONTRIBUTING's table.
+tried: $(VENV)/.ok
+	$(ONE) $(BIN)/python tests/tried.py
+
+# The same in an environment of its own, with the newest nbdev, fastcore and torch (several gigabytes).
+test-nbdev3:
+	$(MAKE) tried VENV=.venv-nbdev3 EXTRA=nbdev3
 
 # A chapter is changed in its notebook, exported, and run again so that its stored outputs are true: make refresh NB=05_router
 NB ?= *
-export: .venv/.ok
-	$(BIN)/nbdev_export
+export: $(VENV)/.ok
+	$(BIN)/python tests/nbdev_command.py export
 
 refresh: export
 	$(ONE) $(BIN)/jupyter nbconvert --to notebook --execute --inplace nbs/$(NB).ipynb
-	$(BIN)/nbdev_clean
+	$(BIN)/python tests/nbdev_command.py clean
 
 book: refresh
 
 # The trained model that comes with the package: about an hour, stopped and started again at will.
-model: .venv/.ok
+model: $(VENV)/.ok
 	$(BIN)/python nbs/experiments/bundle.py
 
-wheel: .venv/.ok
+wheel: $(VENV)/.ok
 	$(BIN)/python -m build --wheel
 
 # Keyed on pyproject.toml: a change of dependencies reinstalls, nothing else does.
-.venv/.ok: pyproject.toml
-	$(PYTHON) -m venv .venv
+$(VENV)/.ok: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -e '.[$(EXTRA)]'
 	touch $@
 
 clean:

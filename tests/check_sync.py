@@ -6,18 +6,22 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from nbdev_command import nbdev
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# nbdev 2 finds its settings in the first, nbdev 3 in the second
+SETTINGS = 'settings.ini', 'pyproject.toml'
 
 def exported(root):
     "Export a copy of the notebooks at `root` into a temporary folder, which the caller deletes."
     d = Path(tempfile.mkdtemp())
     shutil.copytree(root/'nbs', d/'nbs')
-    shutil.copy(root/'settings.ini', d)
+    for name in SETTINGS: shutil.copy(root/name, d)
     (d/'pico').mkdir()
     shutil.copy(root/'pico'/'__init__.py', d/'pico')
     env = {k: v for k,v in os.environ.items() if k != 'IN_TEST'}          # nbdev exports nothing while this is set
-    subprocess.run([Path(sys.executable).parent/'nbdev_export'], cwd=d, env=env, check=True, capture_output=True)
+    subprocess.run(nbdev('export'), cwd=d, env=env, check=True, capture_output=True)
     return d
 
 def differences(root=ROOT):

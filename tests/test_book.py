@@ -41,7 +41,7 @@ def test_package_is_what_the_notebooks_export(): assert check_sync.differences()
 
 def test_a_stale_or_edited_module_is_noticed(tmp_path):
     for d in ('nbs', 'pico'): shutil.copytree(ROOT/d, tmp_path/d)
-    shutil.copy(ROOT/'settings.ini', tmp_path)
+    for name in check_sync.SETTINGS: shutil.copy(ROOT/name, tmp_path)
     (tmp_path/'pico'/'ghost.py').write_text('x = 1\n')
     with open(tmp_path/'pico'/'heads.py', 'a') as f: f.write('# edited\n')
     assert check_sync.differences(tmp_path) == ['pico/ghost.py has no notebook',
@@ -55,7 +55,7 @@ def test_version_has_one_source():
     cfg = configparser.ConfigParser()
     cfg.read(ROOT/'settings.ini')
     assert f'__version__ = "{cfg["DEFAULT"]["version"]}"' in (ROOT/'pico'/'__init__.py').read_text()
-    assert 'dynamic = ["version"]' in (ROOT/'pyproject.toml').read_text() and 'requirements' not in cfg['DEFAULT']
+    assert '\ndynamic = ["version",' in (ROOT/'pyproject.toml').read_text() and 'requirements' not in cfg['DEFAULT']
 
 def test_prose_accompanies_code():
     for p in NOTEBOOKS:

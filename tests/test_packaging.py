@@ -1,10 +1,17 @@
 "What a user installs and what the README promises."
+import configparser
+import importlib.util
 import re
 import subprocess
 import sys
+import urllib.parse
 import zipfile
 from pathlib import Path
 import pytest
+import tried
+from nbdev_command import nbdev
+try: import tomllib
+except ModuleNotFoundError: import tomli as tomllib        # Python 3.10, where pytest brings it
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT/'README.md').read_text(encoding='utf-8')
@@ -68,6 +75,138 @@ def test_readme_python_runs(place, monkeypatch):
 def test_ci_runs_the_test_command_and_nothing_else():
     run = (ROOT/'.ci'/'run').read_text()
     assert 'make test' in run and 'make test' in README
+
+def test_the_workflow_runs_the_lines_of_make_test():
+    "It cannot call make, which Windows lacks."
+    recipe = re.search(r'^test:.*\n((?:\t.*\n)+)', (ROOT/'Makefile').read_text(), re.M)[1]
+    recipe = [line.replace('$(ONE) ', '').replace('$(BIN)/', '').strip() for line in recipe.splitlines()]
+    workflow = (ROOT/'.github'/'workflows'/'test.yml').read_text()
+    assert re.findall(r'- run: (.+)$', workflow, re.M) == recipe and len(recipe) > 3
+    for name in re.findall(r'^ONE := (.*)$', (ROOT/'Makefile').read_text(), re.M)[0].split():
+        assert f"{name.replace('=', ': ')}\n" in workflow
+
+# settings
+
+PYPROJECT = tomllib.loads((ROOT/'pyproject.toml').read_text(encoding='utf-8'))
+PROJECT, TABLE = PYPROJECT['project'], PYPROJECT['tool']['nbdev']
+
+def settings():
+    "What nbdev 2 reads, as text."
+    cfg = configparser.ConfigParser()
+    cfg.read(ROOT/'settings.ini', encoding='utf-8')
+    return dict(cfg['DEFAULT'])
+
+def test_both_nbdevs_are_told_the_same():
+    "Every setting of nbdev 2 is in nbdev 3's table, follows from the project's data, or means nothing to nbdev 3."
+    def text(value): return value if isinstance(value, str) else str(value)
+    urls = PROJECT.get('urls', {})
+    docs = urllib.parse.urlparse(urls.get('Documentation', ''))
+    project = dict(lib_name=PROJECT['name'], description=PROJECT['description'], author=PROJECT['authors'][0]['name'],
+                   min_python=PROJECT['requires-python'].removeprefix('>='), keywords=', '.join(PROJECT['keywords']),
+                   license={'Apache-2.0': 'apache2'}[PROJECT['license']], git_url=urls.get('Repository', ''),
+                   doc_host=f'{docs.scheme}://{docs.netloc}' if docs.scheme else '', doc_baseurl=docs.path or '/')
+    only_2 = {'repo', 'user', 'version', 'copyright', 'language', 'status', 'audience', 'black_formatting'}
+    told = {k: text(v) for k,v in TABLE.items()}
+    assert not set(told) & set(project)
+    assert {k: v for k,v in settings().items() if k not in only_2} == told | project
+
+def test_the_version_is_the_same_everywhere():
+    import pico
+    version, = re.findall(r'^version: (.+)$', (ROOT/'CITATION.cff').read_text(), re.M)
+    assert pico.__version__ == settings()['version'] == version
+    assert PYPROJECT['tool']['setuptools']['dynamic']['version']['attr'] == 'pico.__version__'
+
+def test_no_invented_address(setup_file):
+    "An address is the repository's own, as git or the workflow tells it, or it is not there."
+    url, _ = setup_file.repository()
+    for name in ('settings.ini', 'pyproject.toml', 'CITATION.cff', 'pico/_modidx.py'):
+        found = re.findall(r'[\w.]+@[\w.-]+|https?://[^\s"\']+', (ROOT/name).read_text(encoding='utf-8'))
+        assert [a for a in found if not (url and a.startswith(url))] == [], name
+
+def needs(extra):
+    "What an extra installs, with the extras of our own that it names."
+    for line in PROJECT['optional-dependencies'][extra]:
+        own = re.fullmatch(rf"{PROJECT['name']}\[(\w+)\]", line)
+        if own: yield from needs(own[1])
+        else: yield line
+
+def test_the_install_line_brings_the_word_that_readers_type():
+    from packaging.requirements import Requirement
+    installed = {Requirement(r).name: Requirement(r).specifier for r in needs('dev')}
+    assert "pip install -e '.[dev]'" in SHELL and 'nbdev_test' in SHELL
+    assert '2.4.14' in installed['nbdev'] and '3.0.0' not in installed['nbdev']        # nbdev 3 calls it `nbdev-test`
+    newest = {Requirement(r).name: Requirement(r).specifier for r in needs('nbdev3')}
+    assert '3.3.26' in newest['nbdev'] and newest.keys() | {'torch', 'execnb', 'fastcore'} == installed.keys()
+
+def test_every_cap_has_its_reason_beside_it():
+    capped = [line for line in (ROOT/'pyproject.toml').read_text().splitlines() if re.match(r'  "[^"]+<', line)]
+    assert len(capped) == 4
+    for line in capped: assert re.search(r'",\s+# \w', line), line
+    for r in PROJECT['dependencies']: assert '<' not in r, 'what the package needs at run time has no caps'
+
+def test_commands_are_those_of_this_environment():
+    for name in ('test', 'export', 'clean'):
+        path, *_ = nbdev(name)
+        assert Path(path).parent == Path(sys.executable).parent and name in Path(path).stem
+    *_, flag, two = nbdev('test', '--n_workers', '2')
+    assert flag.replace('-', '_') == '__n_workers' and two == '2'
+    with pytest.raises(SystemExit, match="'.\\[dev\\]'"): nbdev('no_such_command')
+
+ROW = ('3.12.1', 'Linux x86_64', '2.13.0', '2.4.14', '1.14.5', 'yes', '30 pass', '500 pass, 3 skipped', '2026-01-31')
+
+def test_a_result_is_a_row_and_a_newer_one_takes_its_place(tmp_path):
+    page = f'before\n{tried.BEGIN}\nPython|…\n---|---\n{tried.END}\nafter\n'
+    again, older = ('3.12.7', *ROW[1:7], '1 fail', '2026-02-01'), ('3.9.1', *ROW[1:])
+    other = (*ROW[:3], '3.3.26', *ROW[4:])
+    for row in (other, ROW, older, again): page = tried.with_row(page, row)
+    assert tried.rows(page) == [older, again, other]
+    assert page.startswith('before\n') and page.endswith('\nafter\n') and '| Python | system |' in page
+    (tmp_path/'r.xml').write_text('<testsuites><testsuite tests="9" skipped="2" failures="1" errors="1"/></testsuites>')
+    assert tried.counts(tmp_path/'r.xml') == '5 pass, 2 skipped, 2 fail'
+
+def test_what_is_said_of_pythons_was_tried():
+    "Each Python among the classifiers has a row without a failure, and the lowest is the one required."
+    rows = tried.rows(tried.PAGE.read_text(encoding='utf-8'))
+    done = [row for row in rows if not any('fail' in cell for cell in row)]
+    named = {c.split(' :: ')[-1] for c in PROJECT['classifiers'] if ' :: Python :: 3.' in c}
+    assert named and named <= {'.'.join(row[0].split('.')[:2]) for row in done}
+    assert PROJECT['requires-python'] == f">={min(named, key=lambda v: int(v.split('.')[1]))}"
+    assert {row[3].split('.')[0] for row in done} == {'2', '3'}
+    workflow = (ROOT/'.github'/'workflows'/'test.yml').read_text()
+    assert named <= set(re.findall(r"'(3[.][0-9]+)'", workflow))
+
+# the page of the package
+
+@pytest.fixture(scope='module')
+def setup_file():
+    "setup.py as a module."
+    spec = importlib.util.spec_from_file_location('pico_setup', ROOT/'setup.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+@pytest.mark.parametrize('remote, expected', [
+    ('git@host.test:a/b.git\n', 'https://host.test/a/b'), ('https://host.test/a/b.git', 'https://host.test/a/b'),
+    ('ssh://git@host.test:22/a/b', 'https://host.test/a/b'), ('https://me:it@host.test/a/b/', 'https://host.test/a/b'),
+    ('/home/me/pico', ''), ('', '')])
+def test_the_address_follows_from_the_remote(setup_file, remote, expected):
+    assert setup_file.address(remote) == expected
+
+def test_links_and_picture_work_outside_the_repository(setup_file, monkeypatch):
+    for k, v in dict(SERVER_URL='https://host.test', REPOSITORY='a/b', REF_NAME='v1').items():
+        monkeypatch.setenv(f'GITHUB_{k}', v)                      # as a workflow tells it
+    text, addresses = setup_file.page()
+    assert addresses == {'Repository': 'https://host.test/a/b'}
+    links = re.findall(r'\]\(([^)#]+)\)', text)
+    assert len(links) == len(re.findall(r'\]\(([^)#]+)\)', README)) > 20
+    assert all(link.startswith('https://') for link in links)
+    assert '(https://host.test/a/b/raw/v1/nbs/images/routed.svg)' in text
+    assert '[00 Stories](https://host.test/a/b/blob/v1/nbs/00_stories.ipynb)' in text
+    assert setup_file.absolute(README, '', '') == README           # no address, no change
+
+def test_a_wheel_from_a_source_package_has_its_page(setup_file, tmp_path):
+    (tmp_path/'PKG-INFO').write_text('Name: p\nProject-URL: Repository, https://host.test/a/b\n\n# Title\n\nWhole: …\n')
+    assert setup_file.page(tmp_path) == ('# Title\n\nWhole: …\n', {'Repository': 'https://host.test/a/b'})
 
 @pytest.mark.slow
 def test_wheel_works_in_a_clean_environment(tmp_path):
