@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Two test workers on two cores: torch threads that fight for cores are several times slower than one thread each.
 ONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test lint test-slow test-nbdev3 tried export refresh book model wheel clean
+.PHONY: demo test lint test-slow test-nbdev3 tried export refresh book links model wheel clean
 
 demo: $(VENV)/.ok
 	$(BIN)/pico-train runs/demo stories --preset nano --max_minutes 3
@@ -48,6 +48,10 @@ refresh: export
 	$(BIN)/python tests/nbdev_command.py clean
 
 book: refresh
+
+# The address in settings.ini changed: the chapters' links to Colab and Binder follow it.
+links: $(VENV)/.ok
+	$(BIN)/python tests/links.py
 
 # The trained model that comes with the package: about an hour, stopped and started again at will.
 model: $(VENV)/.ok

@@ -7,6 +7,7 @@ import re
 import shutil
 import pytest
 import check_sync
+import links
 from pico.core import MOVED
 
 ROOT = check_sync.ROOT
@@ -59,7 +60,7 @@ def test_version_has_one_source():
 
 def test_prose_accompanies_code():
     for p in NOTEBOOKS:
-        kinds = [c['cell_type'] for c in cells(p)]
+        kinds = [c['cell_type'] for c in cells(p) if c['id'] != links.CELL]
         assert kinds.count('markdown') >= kinds.count('code') / 2, p.name
 
 # what shared programs import: the public surface, and every name that has moved since
@@ -89,3 +90,28 @@ def test_cells_functions_and_modules_have_a_size():
         for node in ast.walk(ast.parse(code)):
             if not isinstance(node, ast.FunctionDef): continue
             assert node.end_lineno - node.lineno < 40, f'{p.name}: {node.name} has more than 40 lines'
+
+# links to where a chapter can be run without installing anything
+
+def test_chapters_hold_the_links_that_the_address_gives(): assert list(links.differing()) == []
+
+def test_a_fork_writes_its_own_links(tmp_path):
+    "With an address there are links and a cell that fetches the repository; without one they go again, byte for byte."
+    (tmp_path/'nbs').mkdir()
+    for name in ('05_router.ipynb', '09_soap.ipynb'): shutil.copy(ROOT/'nbs'/name, tmp_path/'nbs')
+    settings = (ROOT/'settings.ini').read_text(encoding='utf-8')
+    before = {f: f.read_bytes() for f in (tmp_path/'nbs').iterdir()}
+    def publish(url):
+        text = re.sub(r'(?m)^git_url =.*$', f'git_url = {url}', settings)
+        (tmp_path/'settings.ini').write_text(text, encoding='utf-8')
+        links.main(tmp_path)
+        assert list(links.differing(tmp_path)) == []
+        return cells(tmp_path/'nbs'/'05_router.ipynb')[:2]
+    title, hidden = (''.join(c['source']) for c in publish('https://github.com/me/fork'))
+    assert 'colab.research.google.com/github/me/fork/blob/main/nbs/05_router.ipynb' in title
+    assert 'mybinder.org/v2/gh/me/fork/main?labpath=nbs%2F05_router.ipynb' in title
+    assert 'git clone -q --depth 1 https://github.com/me/fork' in hidden and hidden.startswith('#| hide')
+    title, hidden = (''.join(c['source']) for c in publish('https://git.example.org/me/fork'))
+    assert 'colab' not in title and 'git.example.org/me/fork' in hidden       # those two services know one host
+    publish('')
+    assert {f: f.read_bytes() for f in (tmp_path/'nbs').iterdir()} == before
