@@ -17,6 +17,7 @@ demo: .venv/.ok
 
 test: .venv/.ok
 	$(BIN)/ruff check
+	$(BIN)/mypy
 	$(BIN)/python tests/check_sync.py
 	$(ONE) $(BIN)/nbdev_test --n_workers 2
 	$(ONE) $(BIN)/python -m pytest -n 2 -q
