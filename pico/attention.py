@@ -28,14 +28,14 @@ def grouped(
 
 # %% ../nbs/03_attention.ipynb #e6296c76
 def attention_dense(
-    q:Tensor,        # (B, H, T, K)
-    k:Tensor,        # (B, G, S, K)
-    v:Tensor,        # (B, G, S, K)
+    q:Tensor,          # (B, H, T, K)
+    k:Tensor,          # (B, G, S, K)
+    v:Tensor,          # (B, G, S, K)
     window:int | None, # bytes back; None = no limit
-    slopes:Tensor,   # (H,)
-    q_pos:Tensor,    # (T,) or (B, T)
-    k_pos:Tensor,    # (S,) or (B, S); -1 = an empty place
-)->Tensor:           # (B, H, T, K)
+    slopes:Tensor,     # (H,)
+    q_pos:Tensor,      # (T,) or (B, T)
+    k_pos:Tensor,      # (S,) or (B, S); -1 = an empty place
+)->Tensor:             # (B, H, T, K)
     "All scores at once, masked: T·S time and memory; for any positions."
     B, H, T, K = q.shape
     G, S = k.shape[1:3]

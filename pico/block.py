@@ -62,10 +62,10 @@ class Attention(nn.Module):
     "Windowed grouped-query attention over a residual stream."
     slopes:Tensor # (H,), zeros without ALiBi
     def __init__(self,
-        dim:int,      # width of the residual stream
-        q_heads:int,  # query heads
-        kv_heads:int, # key/value heads
-        window:int | None, # bytes back; None = no limit
+        dim:int,               # width of the residual stream
+        q_heads:int,           # query heads
+        kv_heads:int,          # key/value heads
+        window:int | None,     # bytes back; None = no limit
         positions:str='alibi', # 'alibi' | 'rope' | 'none'
     ):
         super().__init__()

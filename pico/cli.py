@@ -92,12 +92,12 @@ def asked_anew(
     like, preset = config_file(a.config), a.preset or default_preset(a.device or 'auto')
     how = dict(column=a.column or like['data'].get('column') or 'text', limit=a.limit or like['data'].get('limit'),
                streaming=a.streaming or like['data'].get('streaming', False), start=a.start)
-    flags, ways = given(a, PicoConfig), given(a, TrainConfig)
+    flags, training = given(a, PicoConfig), given(a, TrainConfig)
     if a.config: design = PicoConfig.from_dict(like['config'] | flags)
     elif a.start: design = PicoConfig.from_dict(trained_model(a.start).config.to_dict() | flags)
     else: design = PicoConfig.preset(preset, **flags)
-    if a.config: settings = TrainConfig.from_dict(like['settings'] | ways)
-    else: settings = TrainConfig.preset(preset, **ways)
+    if a.config: settings = TrainConfig.from_dict(like['settings'] | training)
+    else: settings = TrainConfig.preset(preset, **training)
     return a.source or like['data'].get('source') or 'stories', design, settings, how
 
 def asked(

@@ -104,9 +104,9 @@ def read_config(
 @dataclass
 class Output:
     "What a forward pass returns."
-    logits:Tensor                # (B, T, N, V)
-    router_logits:Tensor | None  # (B, T) or None for rules
-    routed:Tensor                # (B, T) bool: went through the latent blocks
+    logits:Tensor                       # (B, T, N, V)
+    router_logits:Tensor | None         # (B, T) or None for rules
+    routed:Tensor                       # (B, T) bool: went through the latent blocks
     router_weights:Tensor | None = None # (B, T) or None for rules
 
 @dataclass

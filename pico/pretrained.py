@@ -253,13 +253,13 @@ def facts_of(
 
 @patch(cls_method=True)
 def from_pretrained(cls:Files,
-    model_id:str | Path,        # a directory, a file of weights, a name on the Hugging Face Hub, or 'stories'
-    revision:str=None,          # branch, tag or commit on the Hub
-    device:str='cpu',           # 'auto' | 'cpu' | 'cuda' | 'cuda:1' | 'mps'
-    cache_dir:str | Path | None=None, # where what comes from the Hub is kept; default: where all its libraries keep it
-    local_files_only:bool=False,# use what was fetched before, without a network
-    token:str=None,             # for a model that is not public
-    force_download:bool=False,  # fetch it again
+    model_id:str | Path,              # a directory, a file of weights, a name on the Hugging Face Hub, or 'stories'
+    revision:str=None,                # branch, tag or commit on the Hub
+    device:str='cpu',                 # 'auto' | 'cpu' | 'cuda' | 'cuda:1' | 'mps'
+    cache_dir:str | Path | None=None, # where what comes from the Hub is kept; default: where its libraries do
+    local_files_only:bool=False,      # use what was fetched before, without a network
+    token:str=None,                   # for a model that is not public
+    force_download:bool=False,        # fetch it again
 ):
     "A model from a directory or from the Hub, in eval mode. Never runs code from it."
     place = pick_device(device)

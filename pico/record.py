@@ -239,9 +239,9 @@ def running_mean(
 TICKS = .05, .1, .2, .3, .4, .5, .7, 1, 1.5, 2, 3, 4, 6, 8, 12 # bits per byte
 
 def plot_run(
-    out:str | Path,            # a run directory
+    out:str | Path,              # a run directory
     file:str | Path | None=None, # write the picture here; None = only return the figure
-    floor:float=None,          # least possible bits per byte, if known
+    floor:float=None,            # least possible bits per byte, if known
 ):
     "Bits per byte of head 1 against bytes seen, with held-out points; both axes logarithmic."
     from matplotlib.figure import Figure

@@ -330,8 +330,8 @@ class Saver:
 
 # %% ../nbs/10b_run.ipynb #7fa09535
 def last_saved(
-    out:Path,   # a run directory
-    say=print,  # called with a line for each damaged checkpoint
+    out:Path,    # a run directory
+    say=print,   # called with a line for each damaged checkpoint
 )->tuple | None: # weights, state and where they were; None if the run has no checkpoint yet
     "The newest good checkpoint."
     c = latest(out/'checkpoints', say)
