@@ -20,6 +20,7 @@ demo: $(VENV)/.ok
 
 test: $(VENV)/.ok
 	$(BIN)/ruff check
+	$(BIN)/mypy
 	$(BIN)/python tests/check_sync.py
 	$(ONE) $(BIN)/python tests/nbdev_command.py test --n_workers 2
 	$(ONE) $(BIN)/python -m pytest -n 2 -q

@@ -28,14 +28,14 @@ def grouped(
 
 # %% ../nbs/03_attention.ipynb #e6296c76
 def attention_dense(
-    q:Tensor,        # (B, H, T, K)
-    k:Tensor,        # (B, G, S, K)
-    v:Tensor,        # (B, G, S, K)
-    window:int,      # bytes back; None = no limit
-    slopes:Tensor,   # (H,)
-    q_pos:Tensor,    # (T,) or (B, T)
-    k_pos:Tensor,    # (S,) or (B, S); -1 = an empty place
-)->Tensor:           # (B, H, T, K)
+    q:Tensor,          # (B, H, T, K)
+    k:Tensor,          # (B, G, S, K)
+    v:Tensor,          # (B, G, S, K)
+    window:int | None, # bytes back; None = no limit
+    slopes:Tensor,     # (H,)
+    q_pos:Tensor,      # (T,) or (B, T)
+    k_pos:Tensor,      # (S,) or (B, S); -1 = an empty place
+)->Tensor:             # (B, H, T, K)
     "All scores at once, masked: T·S time and memory; for any positions."
     B, H, T, K = q.shape
     G, S = k.shape[1:3]
@@ -90,7 +90,7 @@ def attention_fused(
     q:Tensor,            # (B, H, T, K)
     k:Tensor,            # (B, G, S, K); the last query stands at the last key
     v:Tensor,            # (B, G, S, K)
-    window:int,          # bytes back; None = no limit
+    window:int | None,   # bytes back; None = no limit
     slopes:Tensor,       # (H,)
     k_start:Tensor=None, # (B,) keys before this index are empty, S - T of them at most; None = none are
     block:int=None,      # queries per block; None = chosen from the window
@@ -155,7 +155,7 @@ def attention_flex(
     q:Tensor,            # (B, H, T, K)
     k:Tensor,            # (B, G, S, K); the last query stands at the last key
     v:Tensor,            # (B, G, S, K)
-    window:int,          # bytes back; None = no limit
+    window:int | None,   # bytes back; None = no limit
     slopes:Tensor,       # (H,)
     k_start:Tensor=None, # (B,) keys before this index are empty; None = none are
     kernel=None,         # `flex_attention`, compiled or not; None = compiled
@@ -201,7 +201,7 @@ def attention(
     q:Tensor,            # (B, H, T, K) queries
     k:Tensor,            # (B, G, S, K) keys
     v:Tensor,            # (B, G, S, K) values
-    window:int,          # look at most so many bytes back (so at window + 1 keys); None = no limit
+    window:int | None,   # look at most so many bytes back (so at window + 1 keys); None = no limit
     slopes:Tensor,       # (H,) ALiBi slopes
     q_pos:Tensor=None,   # (T,) or (B, T) positions in bytes; default: the last query stands at the last key
     k_pos:Tensor=None,   # (S,) or (B, S); -1 = an empty place
@@ -209,7 +209,8 @@ def attention(
 )->Tensor:               # (B, H, T, K)
     "Causal windowed grouped-query attention with ALiBi (arXiv 2108.12409, 2305.13245)."
     check_arguments(q, k, v, window, slopes, q_pos, k_pos)
-    if q_pos is not None: return attention_dense(q, k, v, window, slopes, q_pos, k_pos)
+    if q_pos is not None:
+        return attention_dense(q, k, v, window, slopes, q_pos, k_pos) # type: ignore[arg-type]  # both are given
     banded = attention_flex if use_flex(q, slopes) else attention_fused
     return banded(q, k, v, window, slopes, k_start)
 

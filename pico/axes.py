@@ -14,19 +14,19 @@ from torch import Tensor
 
 # %% ../nbs/08a_axes.ipynb #49477738
 def rotate(
-    x:Tensor,     # (n, rows, columns) in the original space
-    left:Tensor,  # (n, rows, rows) basis as columns; None = leave the rows as they are
-    right:Tensor, # (n, columns, columns); None = leave the columns
-)->Tensor:        # (n, rows, columns) seen from the bases
+    x:Tensor,            # (n, rows, columns) in the original space
+    left:Tensor | None,  # (n, rows, rows) basis as columns; None = leave the rows as they are
+    right:Tensor | None, # (n, columns, columns); None = leave the columns
+)->Tensor:               # (n, rows, columns) seen from the bases
     "Q_L^T x Q_R."
     if left is not None: x = left.mT @ x
     return x if right is None else x @ right
 
 def rotate_back(
-    x:Tensor,     # (n, rows, columns) seen from the bases
-    left:Tensor,  # as in `rotate`
-    right:Tensor,
-)->Tensor:        # (n, rows, columns) in the original space
+    x:Tensor,            # (n, rows, columns) seen from the bases
+    left:Tensor | None,  # as in `rotate`
+    right:Tensor | None,
+)->Tensor:               # (n, rows, columns) in the original space
     "Q_L x Q_R^T, the inverse of `rotate`."
     if left is not None: x = left @ x
     return x if right is None else x @ right.mT
@@ -58,8 +58,8 @@ def refreshed(
 Layout = namedtuple('Layout', 'n rows columns left right across')
 
 def _pieces(
-    d:int,     # the length of a side
-    block:int, # longest piece; None = nothing is cut
+    d:int,            # the length of a side
+    block:int | None, # longest piece; None = nothing is cut
 )->int:
     "Into how many equal pieces a side is cut."
     if not block or d <= block: return 1
@@ -68,10 +68,10 @@ def _pieces(
 
 @lru_cache(maxsize=None)
 def layout(
-    shape:tuple,    # of a parameter, 0 to 2 numbers
-    block:int,      # a side longer than this is cut; None = nothing is cut
-    limit:int,      # a side (after cutting) longer than this gets no basis
-    rows:bool=True, # may the rows have one?
+    shape:tuple,      # of a parameter, 0 to 2 numbers
+    block:int | None, # a side longer than this is cut; None = nothing is cut
+    limit:int,        # a side (after cutting) longer than this gets no basis
+    rows:bool=True,   # may the rows have one?
 )->Layout:
     "How a parameter is cut into blocks of equal shape."
     if len(shape) < 2: return Layout(1, 1, math.prod(shape), False, False, 1)

@@ -113,7 +113,8 @@ def batch(
     _check_batch(corpus, step, batch_size, context_len, next_tokens, rank, world_size)
     rows = step*batch_size + np.asarray(rows_of(batch_size, rank, world_size), np.int64)
     starts = chunk_starts(corpus.size, rows, context_len, seed)
-    return predicted(*corpus.windows(starts, context_len + next_tokens), next_tokens)
+    values, kinds = corpus.windows(starts, context_len + next_tokens)
+    return predicted(values, kinds, next_tokens)
 
 # %% ../nbs/01a_batches.ipynb #8ff17edb
 @patch
@@ -162,8 +163,8 @@ def load_state_dict(self:Corpus, state:dict): "Nothing to take over."
 
 @patch
 def validation(self:Corpus,
-    size:int, # bytes of text wanted; a stored text has all of it
-)->Corpus:    # None if nothing is held out
+    size:int,     # bytes of text wanted; a stored text has all of it
+)->Corpus | None: # None if nothing is held out
     "The held-out text that belongs to this one."
     return self.fetch_validation() if self.fetch_validation else None
 

@@ -60,11 +60,12 @@ def check_heads(dim, q_heads, kv_heads, window):
 # %% ../nbs/04_block.ipynb #2f3d08f2
 class Attention(nn.Module):
     "Windowed grouped-query attention over a residual stream."
+    slopes:Tensor # (H,), zeros without ALiBi
     def __init__(self,
-        dim:int,      # width of the residual stream
-        q_heads:int,  # query heads
-        kv_heads:int, # key/value heads
-        window:int,   # bytes back; None = no limit
+        dim:int,               # width of the residual stream
+        q_heads:int,           # query heads
+        kv_heads:int,          # key/value heads
+        window:int | None,     # bytes back; None = no limit
         positions:str='alibi', # 'alibi' | 'rope' | 'none'
     ):
         super().__init__()
@@ -74,11 +75,10 @@ class Attention(nn.Module):
         self.heads, self.width, self.window = (q_heads, kv_heads), dim // q_heads, window
         self.fused_qkv = nn.Linear(dim, (q_heads + 2*kv_heads) * self.width, bias=False)
         self.proj = nn.Linear(q_heads * self.width, dim, bias=False)
-        slopes = alibi_slopes(q_heads)
-        self.register_buffer('slopes', slopes if positions == 'alibi' else 0 * slopes, persistent=False)
+        self.register_buffer('slopes', alibi_slopes(q_heads) * (positions == 'alibi'), persistent=False)
         self.rotary = positions == 'rope'
 
-    def turn(self, x:Tensor, cache:KVCache=None)->tuple: # of this step, good for all blocks of a stack
+    def turn(self, x:Tensor, cache:KVCache=None)->tuple | None: # of this step, good for all blocks of a stack
         "How far queries and keys are turned; None without rotary positions."
         if not self.rotary: return None
         at = torch.arange(x.shape[1], device=x.device)
@@ -98,7 +98,9 @@ class Attention(nn.Module):
         if turn is None: turn = self.turn(x, cache)
         if turn is not None: qkv = torch.cat([rotate(qkv[:,:H+G], turn), qkv[:,H+G:]], 1)
         q, kv = qkv.split((H, 2*G), 1)                            # (B, H, T, K), (B, 2G, T, K)
-        if cache is None: out = attention(q, *kv.split(G, 1), self.window, self.slopes)
+        if cache is None:
+            k, v = kv.split(G, 1)
+            out = attention(q, k, v, self.window, self.slopes)
         else: out = cache.attend(q, kv, self.slopes, plan=plan)
         return F.linear(out.transpose(1, 2).reshape(B, T, H * self.width), self.proj.weight)
 

@@ -16,7 +16,7 @@ from .attention import attention, grouped
 class Ring:
     "Which slot a byte lies in, and what its distance adds to a score: the same for all caches of a stack."
     def __init__(self,
-        window:int,         # bytes back that will be looked at
+        window:int | None,  # bytes back that will be looked at; None is refused
         max_rollback:int=0, # how many of the last bytes can be taken back
         device=None,
     ):
@@ -26,7 +26,8 @@ class Ring:
         self.slots  = window + 1 + max_rollback                   # R
         self.slot   = torch.arange(self.slots, device=device)     # (R,)
         self.around = torch.cat([self.slot, self.slot])           # (2R,)
-        self.slopes, self.tables = None, {}
+        self.slopes:Tensor | None = None                          # those that the tables are made of
+        self.tables = {}
 
     def table(self,
         T:int,         # bytes, from slot 0 on
@@ -67,7 +68,7 @@ class KVCache:
         batch_size:int,     # rows
         kv_heads:int,       # G
         head_width:int,     # K
-        window:int,         # bytes back that will be looked at
+        window:int | None,  # bytes back that will be looked at; None is refused
         max_rollback:int=0, # how many of the last bytes can be taken back
         dtype=None, device=None,
         ring:Ring=None,     # of another cache of the same stack; None = its own

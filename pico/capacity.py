@@ -15,6 +15,8 @@ from .router import Route, Router, RunningState, TopKRouter, exact, router
 # %% ../nbs/05b_capacity.ipynb #6a522090
 class RunningQuantile(RunningState):
     "A running estimate of the value that a fraction `above` of all scores exceeds."
+    value:Tensor     # () float64
+    histogram:Tensor # (2048,) long
     def __init__(self,
         above:float,  # 0 to 1
         rate:float=.5,# how far each step moves towards the newest scores
@@ -98,4 +100,5 @@ class PredictorRouter(TopKRouter):
 
     def auxiliary(self, route:Route)->Tensor:
         "Binary cross-entropy of the prediction; it does not reach the model."
-        return F.binary_cross_entropy_with_logits(route.guess, route.chosen.to(route.guess.dtype))
+        guess:Tensor = route.guess # type: ignore[assignment]  # `forward` has made one
+        return F.binary_cross_entropy_with_logits(guess, route.chosen.to(guess.dtype))

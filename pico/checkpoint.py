@@ -28,7 +28,7 @@ from .core import InputError, moved
 CANNOT_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}
 
 def flush(
-    path:Path, # a file or a folder
+    path:str | Path, # a file or a folder
 ):
     "Bring a file, or the names in a folder, to the disk, where the system can do that."
     folder = os.path.isdir(path)
@@ -58,12 +58,12 @@ def reason(e:Exception)->str: # a few words on one line
 
 def remedy(e:Exception)->str: # the end of a sentence about an attempt to write
     "What can be done about it."
-    return REMEDIES.get(getattr(e, 'errno', None), 'free some space and start again')
+    return REMEDIES.get(getattr(e, 'errno', 0), 'free some space and start again')
 
 # %% ../nbs/10_checkpoint.ipynb #f1c05a05
 def atomic_write(
-    file:Path, # where to
-    write,     # called with a path to write to
+    file:str | Path, # where to
+    write,           # called with a path to write to
 ):
     "Write a file whole or not at all: beside, flushed, renamed."
     file = Path(file)
@@ -82,7 +82,7 @@ def atomic_write(
 # %% ../nbs/10_checkpoint.ipynb #c25455c2
 class MayNotRead(InputError):
     "A file or a folder is there, but this process has no right to read it."
-    def __init__(self, path:Path, e:Exception): # e: what the attempt raised
+    def __init__(self, path:str | Path, e:Exception): # e: what the attempt raised
         super().__init__(f"{path} may not be read ({reason(e)}): use an account that may, or ask its owner")
 
 # %% ../nbs/10_checkpoint.ipynb #4e671b9c
@@ -92,15 +92,15 @@ def seal(d:dict)->str: # hex digits
     return hashlib.sha256(text.encode()).hexdigest()
 
 def write_json(
-    file:Path, # where to
-    d:dict,    # what JSON can hold
+    file:str | Path, # where to
+    d:dict,          # what JSON can hold
 ):
     "Write an object together with its seal, whole or not at all."
     text = json.dumps(d | {'sha256': seal(d)}, indent=2) + '\n'
     atomic_write(file, lambda p: p.write_text(text, encoding='utf-8'))
 
 def read_json(
-    file:Path,         # a JSON file
+    file:str | Path,   # a JSON file
     limit=50_000_000,  # refuse larger files without reading them
     sealed=False,      # written by `write_json`: compare the seal
 )->dict:
@@ -149,7 +149,7 @@ def put_together(
     raise ValueError(f"{kind!r} is no part of a saved state")
 
 # %% ../nbs/10_checkpoint.ipynb #0f4f2367
-def sha256(file:Path)->str:
+def sha256(file:str | Path)->str:
     "The SHA-256 of a file, read in pieces."
     h = hashlib.sha256()
     try:
@@ -186,8 +186,8 @@ def remove(checkpoint:Path):
     shutil.rmtree(hidden, ignore_errors=True)
 
 def all_steps(
-    folder:Path, # the run's `checkpoints` folder; none is as good as an empty one
-)->list:         # of ints, rising
+    folder:str | Path, # the run's `checkpoints` folder; none is as good as an empty one
+)->list:               # of ints, rising
     "The steps of the checkpoints that are there, good or not."
     try: names = os.listdir(folder)
     except FileNotFoundError: return []
@@ -199,14 +199,14 @@ def all_steps(
 
 # %% ../nbs/10_checkpoint.ipynb #504731ef
 def save(
-    folder:Path,  # the run's `checkpoints` folder
-    step:int,     # names the checkpoint
-    weights:dict, # tensors by name
-    state:dict,   # any tree of numbers, strings and tensors
-    keep:int=3,   # how many of the newest to keep; 0 = all
-    best:int=None,# a step that is kept in any case
-    header:dict=None, # what the file of weights says of itself (chapter 06a)
-)->Path:          # the new checkpoint
+    folder:str | Path, # the run's `checkpoints` folder
+    step:int,          # names the checkpoint
+    weights:dict,      # tensors by name
+    state:dict,        # any tree of numbers, strings and tensors
+    keep:int=3,        # how many of the newest to keep; 0 = all
+    best:int=None,     # a step that is kept in any case
+    header:dict=None,  # what the file of weights says of itself (chapter 06a)
+)->Path:               # the new checkpoint
     "Save whole or not at all; older checkpoints are removed only afterwards."
     folder = Path(folder)
     beside, final = folder/f'.{step:08d}.tmp', folder/f'{step:08d}'
@@ -231,7 +231,7 @@ def save(
 # %% ../nbs/10_checkpoint.ipynb #90e55448
 def find_damage(
     checkpoint:Path, # a checkpoint folder
-)->str:              # what is wrong with it in a few words, or None
+)->str | None:       # what is wrong with it in a few words
     "Compare every file with the manifest. Raises `MayNotRead` for one that may not be read: it need not be damaged."
     try:
         manifest = read_json(checkpoint/'manifest.json', sealed=True)
@@ -249,6 +249,7 @@ def find_damage(
     except MayNotRead: raise
     except (InputError, KeyError, TypeError, AttributeError, ValueError, OSError):
         return 'manifest.json is missing or unreadable'
+    return None
 
 # %% ../nbs/10_checkpoint.ipynb #701e8ba6
 def load(
@@ -267,15 +268,16 @@ def load(
                          "delete it to use the checkpoint before it") from None
 
 def latest(
-    folder:Path,  # the run's `checkpoints` folder
-    report=print, # called with one line for each damaged checkpoint
-)->Path:          # the newest good checkpoint, or None
+    folder:str | Path, # the run's `checkpoints` folder
+    report=print,      # called with one line for each damaged checkpoint
+)->Path | None:        # the newest good checkpoint
     "The newest checkpoint that is whole; damaged ones are named and passed over, one that may not be read is not."
     for step in reversed(all_steps(folder)):
         c = Path(folder)/f'{step:08d}'
         wrong = find_damage(c)
         if wrong is None: return c
         report(f'checkpoint {step} is damaged: {wrong}; using the one before it')
+    return None
 
 # %% ../nbs/10_checkpoint.ipynb #d37b7e1b
 class Background:
@@ -325,8 +327,8 @@ def copied(
 # %% ../nbs/10_checkpoint.ipynb #4f898ae6
 @contextmanager
 def run_lock(
-    out:Path,    # a run directory, made if needed
-    report=None, # called with a line where the file system cannot lock; None = print it on standard error
+    out:str | Path, # a run directory, made if needed
+    report=None,    # called with a line where the file system cannot lock; None = print it on standard error
 ):
     "Hold the run directory for this process; a second one gets an `InputError`."
     try:

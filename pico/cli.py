@@ -74,8 +74,8 @@ SHAPE = [f.name for f in dataclasses.fields(PicoConfig)
          if f.default is dataclasses.MISSING and f.name != 'latent_capacity_factor']
 
 def config_file(
-    file:str, # train.json of a run, or the run's directory; None = none
-)->dict:      # settings, config and data; all empty for None
+    file:str | Path | None, # train.json of a run, or the run's directory; None = none
+)->dict:                    # settings, config and data; all empty for None
     "What another run was asked to do. Its seal is not looked at: who copies the file may change it."
     if file is None: return dict(settings={}, config={}, data={})
     file = Path(file)/'train.json' if Path(file).is_dir() else Path(file)
@@ -92,12 +92,12 @@ def asked_anew(
     like, preset = config_file(a.config), a.preset or default_preset(a.device or 'auto')
     how = dict(column=a.column or like['data'].get('column') or 'text', limit=a.limit or like['data'].get('limit'),
                streaming=a.streaming or like['data'].get('streaming', False), start=a.start)
-    flags, settings = given(a, PicoConfig), given(a, TrainConfig)
+    flags, training = given(a, PicoConfig), given(a, TrainConfig)
     if a.config: design = PicoConfig.from_dict(like['config'] | flags)
     elif a.start: design = PicoConfig.from_dict(trained_model(a.start).config.to_dict() | flags)
     else: design = PicoConfig.preset(preset, **flags)
-    if a.config: settings = TrainConfig.from_dict(like['settings'] | settings)
-    else: settings = TrainConfig.preset(preset, **settings)
+    if a.config: settings = TrainConfig.from_dict(like['settings'] | training)
+    else: settings = TrainConfig.preset(preset, **training)
     return a.source or like['data'].get('source') or 'stories', design, settings, how
 
 def asked(
@@ -201,7 +201,7 @@ def held_out_text(
     "The text to score."
     data = what_was_asked(a.out or 'stories').get('data', {})
     source, column = a.source or data.get('source') or 'stories', a.column or data.get('column') or 'text'
-    how = dict(marks=marks, rule=data.get('rule', 1) if data and not a.source else RULE)
+    how:dict = dict(marks=marks, rule=data.get('rule', 1) if data and not a.source else RULE)
     streamed = a.streaming or data.get('streaming') and not a.source
     if not streamed: return source, load_corpus(source, a.split, column, **how)
     corpus = Stream(source, column, **how).validation(a.max_bytes)
@@ -290,7 +290,7 @@ def generate_parser()->Parser:
 
 # %% ../nbs/13_cli.ipynb #6f4f54fd
 def write_page(
-    file:str,
+    file:str | Path,
     html:str,
 ):
     "Write a page; a place where that cannot be done is named."

@@ -287,7 +287,7 @@ def cut_pieces(
 def find_split(
     data,      # what a source holds, by split
     split:str, # which is wanted
-)->str:        # the name of a split, or None
+)->str | None: # the name of a split
     "The name in `data` of a split, for validation also of what stands in for it."
     names = [split] + (['valid', 'val', 'dev', 'test'] if split == 'validation' else [])
     return next((s for s in names if s in data), None)
@@ -317,7 +317,7 @@ def split_pieces(
         names = ', '.join(data) + ', or all' if len(data) > 1 else 'train, validation, all'
         raise InputError(f"{what} has no split {split!r}: use one of {names}")
     pieces = pieces_of(data[name])
-    sizes, counterpart = {split: total_bytes(pieces)}, {'train': 'validation', 'validation': 'train'}.get(split)
+    sizes, counterpart = {split: total_bytes(pieces)}, {'train': 'validation', 'validation': 'train'}.get(split, '')
     other = find_split(data, counterpart)
     with contextlib.suppress(InputError):
         if other: sizes[counterpart] = total_bytes(pieces_of(data[other]))

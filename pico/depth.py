@@ -122,7 +122,8 @@ def hand_on(self:MixtureOfDepths,
     if self.carry is None: return y, None
     B, T, D = x.shape
     change = carried(y - x, route.chosen, x.new_zeros(B, D) if cache is None else cache.last[:,-1])
-    wanted = 2 * torch.sigmoid(F.linear(F.rms_norm(x, (D,)), self.gate))       # (B, T, 1), 1 at first
+    ask = F.linear(F.rms_norm(x, (D,)), self.gate) # type: ignore[arg-type]  # there is one where there is a `carry`
+    wanted = 2 * torch.sigmoid(ask)                               # (B, T, 1), 1 at first
     return torch.where(route.chosen[...,None], y, y + wanted * self.carry * change).to(y.dtype), change
 
 # %% ../nbs/05a_depth.ipynb #4dec8c2a

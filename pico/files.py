@@ -36,7 +36,7 @@ def row_ending(
 
 def row_kind(
     path:Path,
-)->str: # what `datasets` calls the format, or None
+)->str | None: # what `datasets` calls the format
     "The format of a file of rows."
     return ROWS.get(row_ending(path))
 
@@ -54,14 +54,14 @@ WIDE = {codecs.BOM_UTF32_LE: 'utf-32', codecs.BOM_UTF32_BE: 'utf-32',
 
 def wide_codec(
     head:bytes, # how a file begins
-)->str:         # 'utf-16', 'utf-32', or None
+)->str | None:  # 'utf-16' or 'utf-32'
     "What a byte order mark says of a file."
     return next((codec for mark, codec in WIDE.items() if head.startswith(mark)), None)
 
 def wide_piece(
     path:Path,
-    head:bytes, # how it begins
-)->Piece:       # None if it does not begin with a byte order mark, or is no text all the same
+    head:bytes,  # how it begins
+)->Piece | None: # None if it does not begin with a byte order mark, or is no text all the same
     "A file of UTF-16 or UTF-32 as one document of UTF-8."
     codec = wide_codec(head)
     if not codec: return None
@@ -185,8 +185,8 @@ PROGRAMS = set('.py .pyi .ipynb .js .mjs .ts .tsx .c .h .cc .cpp .hpp .cu .java 
 ABOUT = {'readme', 'license', 'licence', 'copying', 'notice', 'authors', 'changelog', 'citation', 'contributing'}
 
 def split_name(
-    name:str, # of a file or folder
-)->str:       # 'train', 'validation', 'test', or None
+    name:str,  # of a file or folder
+)->str | None: # 'train', 'validation' or 'test'
     "The split that a name says: one of the words in `SPLITS`, alone or between signs that are no letters."
     found = {SPLITS[w] for w in re.split('[^a-z]+', name.lower()) if w in SPLITS}
     return found.pop() if len(found) == 1 else None

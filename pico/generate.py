@@ -16,7 +16,7 @@ import torch
 from fastcore.basics import patch
 from .core import InputError, moved, to_bytes
 from .data import MARKS
-from .heads import Slices
+from .heads import Chain, Slices
 from .decode import Decoder, quick
 from .speculative import Always, Pace, clock_for, guess, scores
 from .show import Generated
@@ -76,14 +76,14 @@ def forward(self:TorchDecoder,
 class Plan:
     "How the rounds of a batch write and draft."
     temperature:float
-    top_p:float
+    top_p:float | None
     drafts:int=0       # how many bytes the heads guess in a round at most: the model's byte heads - 1, or fewer
     latent:bool=True   # False switches the latent blocks off
     draft:str='drawn'  # see `guess`
     least:float=.3     # go on drafting while all drafts of a row probably stand with at least this probability
     after:dict=field(default_factory=dict)  # byte -> the byte that must follow it
     copies:int=0       # how many bytes are copied at most where the text repeats itself
-    pace:Pace=None     # decides where to draft; None = wherever something can be drafted
+    pace:Pace | None = None # decides where to draft; None = wherever something can be drafted
 
     @property
     def most(self)->int:
@@ -108,7 +108,8 @@ class Drafting:
         self.most = plan.most                     # 0 = plain writing
         self.pace = plan.pace or Always()
         if self.pace.clock is None: self.pace.clock = clock_for(model)
-        self.heads, self.started = None, None     # the heads' drafter; when this round began, if it is timed
+        self.heads:Chain | Slices | None = None   # the heads' drafter
+        self.started:float | None = None          # when this round began, if it is timed
 
     def find(self)->list: # (row, bytes to copy) where there are any
         "Look for repetitions in the texts that go on."
@@ -203,7 +204,7 @@ def rounds(
         reader.forget(wrong)
         drafting.note(gained)
         for b, r in enumerate(rows):
-            for step in r.ready(): yield Step(*step, row=b)
+            for byte, deep, sure in r.ready(): yield Step(byte, deep, sure, b)
         live = [r for r in rows if r.pending]
         if not live: return
         drafting.draft(h)
@@ -215,7 +216,7 @@ def rounds(
 # %% ../nbs/12_generate.ipynb #680ad42e
 def number(v)->bool: return isinstance(v, (int, float, np.number)) and not isinstance(v, bool)
 
-def whole(v)->bool: return isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v >= 0
+def whole(v)->bool: return isinstance(v, (int, np.integer)) and not isinstance(v, bool) and bool(v >= 0)
 
 def listed(v)->list: return list(v) if isinstance(v, (list, tuple)) else [v]
 
@@ -225,11 +226,12 @@ class Options:
     "How to write. Refuses with an `InputError` what cannot be meant."
     max_bytes:int=400         # write at most so many bytes
     temperature:float=.8      # 0 = always the best byte
-    top_p:float=None          # above 0, at most 1: only the likeliest bytes that together reach it
+    top_p:float | None = None # above 0, at most 1: only the likeliest bytes that together reach it
     # draft what follows: True, False, 'auto' = where that is faster, or a `Pace`; same bytes
-    speculative:object='auto'
-    seed:object=0             # of the noise of every row; a list gives one to each; None = another text every time
-    stop:object=None          # a str or bytes, or a list of them: the text ends before it
+    speculative:bool | str | Pace = 'auto'
+    # of the noise of every row; a list gives one to each; None = another text every time
+    seed:int | list | tuple | None = 0
+    stop:str | bytes | list | tuple | None = None # the text ends before it; a list holds several
     latent:bool=True          # False switches the latent blocks off
     draft:str='drawn'         # drafts are 'drawn' with the noise of their place, or the 'likely' byte of each head
     lookup:bool=True          # draft also by copying, where the last bytes were written before
@@ -329,7 +331,7 @@ def generate(
     model,           # a `Pico`; always used causally, in whatever mode it is
     prompt,          # str or bytes; a list of them is written as one batch and gives a list
     options:Options, # its fields, one by one
-)->Generated:        # or a list of them
+)->Generated | list[Generated]: # a list for a list
     "Write on from a prompt, to `max_bytes`, the model's closing mark or `stop`; an interrupt keeps what was written."
     texts, rows, written = begin(model, prompt, options)
     steps = [[] for _ in rows]

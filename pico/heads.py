@@ -292,7 +292,7 @@ def halved(
     return w
 
 @patch
-def drafter(self:ChainedHeads)->Chain:
+def drafter(self:ChainedHeads)->Chain | None:
     "Heads 2 to N, for guessing; None if there are none."
     if self.N == 1: return None
     def turned(layer): return np.ascontiguousarray(to_numpy(layer.weight).T)

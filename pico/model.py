@@ -15,7 +15,7 @@ from .core import InputError, Settings, moved, setting
 from .data import MARKS
 from .alibi import POSITIONS
 from .block import RMSNorm, Stack
-from .depth import MixtureOfDepths
+from .depth import DepthCache, MixtureOfDepths
 from .capacity import ROUTERS
 from .heads import HEADS
 from .pretrained import Files, read_settings
@@ -95,7 +95,7 @@ def preset(cls:PicoConfig,
 
 # %% ../nbs/07_model.ipynb #851b8e8f
 def read_config(
-    file:Path, # a config.json (or the original's model.json)
+    file:str | Path, # a config.json (or the original's model.json)
 )->PicoConfig:
     "A configuration read from a JSON file, checked."
     return read_settings(file, PicoConfig)
@@ -104,10 +104,10 @@ def read_config(
 @dataclass
 class Output:
     "What a forward pass returns."
-    logits:Tensor              # (B, T, N, V)
-    router_logits:Tensor       # (B, T) or None for rules
-    routed:Tensor              # (B, T) bool: went through the latent blocks
-    router_weights:Tensor=None # (B, T) or None for rules
+    logits:Tensor                       # (B, T, N, V)
+    router_logits:Tensor | None         # (B, T) or None for rules
+    routed:Tensor                       # (B, T) bool: went through the latent blocks
+    router_weights:Tensor | None = None # (B, T) or None for rules
 
 @dataclass
 class Loss:
@@ -121,7 +121,7 @@ class Loss:
 class Cache:
     "What the model remembers between calls. Rows may have seen different numbers of bytes."
     fb_in:list
-    latent:object
+    latent:DepthCache
     fb_out:list
 
     @property
@@ -230,14 +230,14 @@ def new_cache(self:Pico,
 )->Cache:
     "An empty cache."
     p = self.embedding.weight
-    stacks = self.fb_in, self.latent, self.fb_out
+    stacks:tuple = self.fb_in, self.latent, self.fb_out
     return Cache(*(s.new_cache(batch_size, max_rollback, p.dtype, p.device) for s in stacks))
 
 # %% ../nbs/07_model.ipynb #8501d077
 MAY_DIFFER = {'fb_att_window_size', 'latent_att_window_size', 'latent_capacity_factor', 'heads_every', 'marks'}
 
 def trained_model(
-    start:str,              # a directory, a file of weights, a name on the Hub, or 'stories'
+    start:str | Path,       # a directory, a file of weights, a name on the Hub, or 'stories'
     config:PicoConfig=None, # the design that is to begin from it; None = its own
 )->Pico:
     "A trained model to begin from; a design that it does not fit is refused by name."

@@ -112,7 +112,8 @@ def added(
     DDP = nn.parallel.DistributedDataParallel
     known = inspect.signature(DDP).parameters                     # one was renamed in torch 2.13
     buffers = 'forward_sync_buffers' if 'forward_sync_buffers' in known else 'broadcast_buffers'
-    try: ddp = DDP(Added(module, f), find_unused_parameters=True, **{buffers: False})
+    switches:dict = {'find_unused_parameters': True, buffers: False}
+    try: ddp = DDP(Added(module, f), **switches)
     except RuntimeError as e:
         raise InputError(f"the processes could not agree on the model ({str(e).splitlines()[0][:100]})") from None
     ddp.register_comm_hook(None, add)

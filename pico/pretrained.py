@@ -13,6 +13,7 @@ import os
 import shutil
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 import torch
 from torch import nn
 from huggingface_hub import EvalResult, ModelCardData, PyTorchModelHubMixin, snapshot_download
@@ -20,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from fastcore.basics import patch
 from . import __version__
-from .core import InputError, Settings, pick_device
+from .core import AnySettings, InputError, Settings, pick_device
 
 # %% ../nbs/06a_pretrained.ipynb #d04a95f6
 def header(
@@ -35,12 +36,13 @@ def header(
     return said if isinstance(said, dict) else {}
 
 def read_settings(
-    file:Path, # a config.json, the original's model.json, or a .safetensors file
-    cls:type,  # a `Settings` class
-)->Settings:
+    file:str | Path,       # a config.json, the original's model.json, or a .safetensors file
+    cls:type[AnySettings], # a `Settings` class
+)->AnySettings:
     "A configuration read from a file, checked."
     file = Path(file)
     try:
+        fields:Any                                                # `from_dict` refuses what is no dictionary
         if file.suffix == '.safetensors': fields = header(file).get('config')
         else:
             if file.stat().st_size > 1_000_000: raise ValueError('too large')
@@ -69,7 +71,7 @@ def check_size(
 def check_names(
     own:dict,     # tensors that the model has, by name
     weights:dict, # tensors that the file has
-    file:Path,
+    file:str | Path,
 ):
     "Refuse weights of another shape, by the name of the first tensor that does not fit."
     for k in [*own, *weights]:
@@ -119,7 +121,7 @@ def dequantize(
 # %% ../nbs/06a_pretrained.ipynb #02e5d4b6
 def read_weights(
     model:nn.Module, # receives the weights
-    file:Path,       # a .safetensors file
+    file:str | Path, # a .safetensors file
 ):
     "Load weights into `model`; every name and shape must fit."
     if not Path(file).is_file():
@@ -194,8 +196,8 @@ def card(
 # %% ../nbs/06a_pretrained.ipynb #aed1023b
 class Files(PyTorchModelHubMixin):
     "A model as a directory: config.json, model.safetensors and a card, here or on the Hugging Face Hub."
-    shape = Settings # the class of its configuration
-    about = None     # facts for its card, see `FACTS`
+    shape = Settings         # the class of its configuration
+    about:dict | None = None # facts for its card, see `FACTS`
 
     def describe(self)->str:
         "A few sentences for the card."
@@ -208,9 +210,9 @@ class Files(PyTorchModelHubMixin):
         return dict(pico=json.dumps(said))                        # one string: the order of several is left to chance
 
     def save_pretrained(self,
-        save_directory:str,    # made if needed
-        dtype:str='float32',   # 'float32' | 'bfloat16' | 'int8': how the weights are stored
-        **kwargs,              # what the Hub's mixin passes; not used
+        save_directory:str | Path, # made if needed
+        dtype:str='float32',       # 'float32' | 'bfloat16' | 'int8': how the weights are stored
+        **kwargs,                  # what the Hub's mixin passes; not used
     ):
         "Write config.json, model.safetensors and README.md: a directory that `from_pretrained` reads."
         weights = {k: t.contiguous() for k, t in quantize(self.state_dict(), dtype).items()}
@@ -227,9 +229,9 @@ COMES_ALONG = Path(str(files('pico')))/'models'/'stories'
 WANTED = ['config.json', 'model.safetensors', 'README.md']
 
 def find_model(
-    model_id:str, # a directory, a .safetensors file, a name on the Hugging Face Hub, or 'stories'
-    **hub,        # for the Hub: revision, cache_dir, local_files_only, token, force_download
-)->Path:          # a directory or a file
+    model_id:str | Path, # a directory, a .safetensors file, a name on the Hugging Face Hub, or 'stories'
+    **hub,               # for the Hub: revision, cache_dir, local_files_only, token, force_download
+)->Path:                 # a directory or a file
     "Where a model is; it is fetched from the Hub if it is not here."
     if str(model_id) == 'stories': return COMES_ALONG
     try: d = Path(model_id).expanduser()
@@ -251,33 +253,33 @@ def facts_of(
 
 @patch(cls_method=True)
 def from_pretrained(cls:Files,
-    model_id:str,               # a directory, a file of weights, a name on the Hugging Face Hub, or 'stories'
-    revision:str=None,          # branch, tag or commit on the Hub
-    device:str='cpu',           # 'auto' | 'cpu' | 'cuda' | 'cuda:1' | 'mps'
-    cache_dir:str=None,         # where what comes from the Hub is kept; default: where all its libraries keep it
-    local_files_only:bool=False,# use what was fetched before, without a network
-    token:str=None,             # for a model that is not public
-    force_download:bool=False,  # fetch it again
+    model_id:str | Path,              # a directory, a file of weights, a name on the Hugging Face Hub, or 'stories'
+    revision:str=None,                # branch, tag or commit on the Hub
+    device:str='cpu',                 # 'auto' | 'cpu' | 'cuda' | 'cuda:1' | 'mps'
+    cache_dir:str | Path | None=None, # where what comes from the Hub is kept; default: where its libraries do
+    local_files_only:bool=False,      # use what was fetched before, without a network
+    token:str=None,                   # for a model that is not public
+    force_download:bool=False,        # fetch it again
 ):
     "A model from a directory or from the Hub, in eval mode. Never runs code from it."
-    device = pick_device(device)
+    place = pick_device(device)
     found = find_model(model_id, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only,
                        token=token, force_download=force_download)
     weights, config = (found, found) if found.is_file() else (found/'model.safetensors', found/'config.json')
     if not os.path.exists(config) and os.path.isfile(weights): config = weights
-    config = read_settings(config, cls.shape)
-    check_size(config, weights)
-    model = cls(config)
+    shape = read_settings(config, cls.shape)
+    check_size(shape, weights)
+    model = cls(shape)
     read_weights(model, weights)
     model.about = facts_of(weights)
-    return model.to(device).eval()
+    return model.to(place).eval()
 
 # %% ../nbs/06a_pretrained.ipynb #72e91f28
 @patch(cls_method=True)
 def from_original(cls:Files,
-    directory:str,     # the original's model directory, holding model.json
-    run:str,           # name of the training run, a folder inside
-    checkpoint:int=-1, # step of the checkpoint; -1 = the newest
+    directory:str | Path, # the original's model directory, holding model.json
+    run:str,              # name of the training run, a folder inside
+    checkpoint:int=-1,    # step of the checkpoint; -1 = the newest
 ):
     "A model trained by the original Pico: its model.json and NNNNNNNN.safetensors."
     d = Path(directory)

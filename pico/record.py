@@ -48,8 +48,8 @@ def metrics_lines(
             yield line, m if good else None
 
 def read_metrics(
-    out:Path, # a run directory
-)->list:      # of dicts, one for each step; damaged lines are left out
+    out:str | Path, # a run directory
+)->list:            # of dicts, one for each step; damaged lines are left out
     "The metrics of a run."
     file = Path(out)/'metrics.jsonl'
     if not file.exists(): raise InputError(f"{out} holds no metrics.jsonl: give a run directory of pico-train")
@@ -239,9 +239,9 @@ def running_mean(
 TICKS = .05, .1, .2, .3, .4, .5, .7, 1, 1.5, 2, 3, 4, 6, 8, 12 # bits per byte
 
 def plot_run(
-    out:str,        # a run directory
-    file:str=None,  # write the picture here; None = only return the figure
-    floor:float=None, # least possible bits per byte, if known
+    out:str | Path,              # a run directory
+    file:str | Path | None=None, # write the picture here; None = only return the figure
+    floor:float=None,            # least possible bits per byte, if known
 ):
     "Bits per byte of head 1 against bytes seen, with held-out points; both axes logarithmic."
     from matplotlib.figure import Figure

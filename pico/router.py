@@ -23,10 +23,10 @@ from .counts import rising_pairs
 @dataclass
 class Route:
     "What a router decided."
-    chosen:Tensor       # (B, T) bool
-    weight:Tensor=None  # (B, T) between 0 and 1; None for rules, which weigh every chosen byte 1
-    logits:Tensor=None  # (B, T) scores before the weight is made of them; None for rules
-    guess:Tensor=None   # (B, T) a prediction of the choice, where a router makes one
+    chosen:Tensor               # (B, T) bool
+    weight:Tensor | None = None # (B, T) between 0 and 1; None for rules, which weigh every chosen byte 1
+    logits:Tensor | None = None # (B, T) scores before the weight is made of them; None for rules
+    guess:Tensor | None = None  # (B, T) a prediction of the choice, where a router makes one
 
 # %% ../nbs/05_router.ipynb #1d37b9db
 class RunningState(nn.Module):
@@ -57,14 +57,14 @@ class Router(nn.Module):
     def begin(self, source):
         "Look at the training text, a `Corpus` or a `Stream`, once before the first step. Most routers do not."
 
-    def factor(self, route:Route)->Tensor: # (B, T), or None for 1
+    def factor(self, route:Route)->Tensor | None: # (B, T), or None for 1
         "What the change of a routed byte is multiplied by."
         return route.weight if self.weighs else None
 
     def numpy_decider(self):
         "A function of states (M, D) and rows [(new bytes, bytes before them)]: M bools, and M weights or None."
 
-    def auxiliary(self, route:Route)->Tensor:
+    def auxiliary(self, route:Route)->Tensor | None:
         "The extra loss that this router trains with; None if it has none."
 
 # %% ../nbs/05_router.ipynb #2b869f24
@@ -231,7 +231,8 @@ class TopKRouter(Router):
 
     def auxiliary(self, route:Route)->Tensor:
         "Binary cross-entropy between the router weight and the choice made in training."
-        return F.binary_cross_entropy_with_logits(route.logits, route.chosen.to(route.logits.dtype))
+        scores:Tensor = route.logits # type: ignore[assignment]  # only rules have none
+        return F.binary_cross_entropy_with_logits(scores, route.chosen.to(scores.dtype))
 
 # %% ../nbs/05_router.ipynb #1be483e9
 def normed(
@@ -329,7 +330,7 @@ class RisingRouter(TunedRouter):
         return 1 + self.reach * (route.weight - route.weight.detach()) if torch.is_grad_enabled() else None
 
 # %% ../nbs/05_router.ipynb #88a56e12
-RENAMED = 'All', 'Space', 'Stride', 'Random', 'TopK', 'Tuned', 'Whitespace', 'Words'
-RENAMED = {name: name + 'Router' for name in RENAMED} | {'Nothing': 'NoneRouter'}
+RENAMED = {name: name + 'Router' for name in 'All Space Stride Random TopK Tuned Whitespace Words'.split()}
+RENAMED['Nothing'] = 'NoneRouter'
 
 def __getattr__(name): return globals()[RENAMED[name]] if name in RENAMED else moved(__name__, name)

@@ -115,7 +115,7 @@ def row_bytes(
 
 # %% ../nbs/01a_rows.ipynb #6c2f8e17
 KEEP = 2**26 # the text of larger files goes to the cache
-OPENERS = {'.gz': gzip.open, '.bz2': bz2.open, '.xz': lzma.open}
+OPENERS:dict = {'.gz': gzip.open, '.bz2': bz2.open, '.xz': lzma.open}
 UNREADABLE = ValueError, OSError, EOFError, RecursionError, zlib.error, lzma.LZMAError, csv.Error, StopIteration
 
 def open_rows_file(
@@ -255,7 +255,7 @@ def _first_columns(path):
 
 def row_columns(
     path:Path,
-)->list: # names; None where the beginning does not tell
+)->list | None: # names; None where the beginning does not tell
     "The columns of a file of rows."
     packed = path.suffix.lower()
     try:

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from fastcore.basics import patch
 from .core import InputError, Settings, pick_device, setting
+from .data import Corpus
+from .streaming import Stream
 from .model import Pico, PicoConfig, read_config, trained_model
 from .soap import SOAP
 from .checkpoint import Background, MayNotRead, all_steps, copied, flush, load, latest
@@ -42,10 +44,10 @@ class TrainConfig(Settings):
     optimizer:str = setting('adamw', choices=OPTIMIZERS) # 'adamw' | 'soap'; presets take soap
     schedule:str = setting('cosine', choices=SCHEDULES)  # a name in SCHEDULES
     warmup_steps:int = setting(150, least=0)             # optimizer steps
-    epochs:float = setting(None, least=0)                # stop after so many passes over the data
+    epochs:float | None = setting(None, least=0)         # stop after so many passes over the data
     # stop after so many optimizer steps; 3600 where nothing else ends the run
-    max_steps:int = setting(None, least=1)
-    max_minutes:float = setting(None, least=0)           # stop after so many minutes; the schedule finishes on time
+    max_steps:int | None = setting(None, least=1)
+    max_minutes:float | None = setting(None, least=0)    # stop after so many minutes; the schedule finishes on time
     grad_accumulation_steps:int = setting(1, least=1)    # micro-steps added up before each optimizer step
     clip:float = setting(1., least=0)                    # largest norm of the gradient; 0 = no limit
     # how slowly a running average of the weights forgets, below 1; it becomes the model; 0 = none
@@ -66,7 +68,7 @@ class TrainConfig(Settings):
     tracker:str = setting('', choices=TRACKERS)
 
 # %% ../nbs/10b_run.ipynb #60fd08ed
-TRAINING = {
+TRAINING:dict[str, dict] = {
     'nano': dict(context_len=512, batch_size=4, learning_rate=8e-3, warmup_steps=50, validation_interval=200,
                  validation_bytes=20_000),
     'xs':   dict(context_len=6144, batch_size=32),
@@ -92,8 +94,8 @@ def default_preset(
 
 # %% ../nbs/10b_run.ipynb #f79a443e
 def what_was_asked(
-    out, # a run directory, or anything else
-)->dict: # settings, data, config; empty if it is no run
+    out:str | Path, # a run directory, or anything else
+)->dict:            # settings, data, config; empty if it is no run
     "What a run was asked to do, from its train.json."
     file = Path(out)/'train.json'
     try:
@@ -168,11 +170,11 @@ class Run:
     model:Pico
     optimizer:torch.optim.Optimizer
     settings:TrainConfig
-    source:object           # a `Corpus` or a `Stream`
+    source:Corpus | Stream
     step:int = 0            # optimizer steps taken
     elapsed:float = 0.      # seconds spent in earlier sessions
     best:tuple = (math.inf, None) # bits per byte and step of the best checkpoint
-    ema:list = None         # running average of the parameters, if one is kept
+    ema:list | None = None  # running average of the parameters, if one is kept
     started:float = dataclasses.field(default_factory=time.perf_counter)
 
     def __post_init__(self):
@@ -328,9 +330,9 @@ class Saver:
 
 # %% ../nbs/10b_run.ipynb #7fa09535
 def last_saved(
-    out:Path,   # a run directory
-    say=print,  # called with a line for each damaged checkpoint
-)->tuple:       # weights, state and where they were; None if the run has no checkpoint yet
+    out:Path,    # a run directory
+    say=print,   # called with a line for each damaged checkpoint
+)->tuple | None: # weights, state and where they were; None if the run has no checkpoint yet
     "The newest good checkpoint."
     c = latest(out/'checkpoints', say)
     if c is None and all_steps(out/'checkpoints'):

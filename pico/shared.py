@@ -34,7 +34,7 @@ class SharedOptimizer(torch.optim.Optimizer):
         "What the state of a parameter consists of, besides its age `step`."
         raise NotImplementedError
 
-    def unfit(self, p:Tensor)->str: # what the optimizer cannot use about a parameter; None = nothing
+    def unfit(self, p:Tensor)->str | None: # what the optimizer cannot use about a parameter; None = nothing
         "Why a parameter is not for this optimizer."
 
     def rename(self, group:dict): "The settings of an older version under today's names, in place."
@@ -123,8 +123,8 @@ def exchange(self:SharedOptimizer, params:list):
 def ages(self:SharedOptimizer)->list: # equal on all processes; -1 = no step yet
     "How many steps each parameter has taken, whoever owns it."
     params = [p for g in self.param_groups for p in g['params']]
-    ages = [self.state[p]['step'] if p in self.state else -1 for p in params]
-    ages = torch.tensor(ages, device=params[0].device)
+    own = [self.state[p]['step'] if p in self.state else -1 for p in params]
+    ages = torch.tensor(own, device=params[0].device)
     dist.all_reduce(ages, dist.ReduceOp.MAX)
     return ages.tolist()
 

@@ -14,7 +14,7 @@ from .axes import Layout, eigenbasis, from_blocks, layout, refreshed, rotate, ro
 from .shared import SharedOptimizer, state_dtype
 
 # %% ../nbs/09_soap.ipynb #daa7f3db
-def _check_rates(lr:float, betas:tuple, eps:float, weight_decay:float, stats_beta:float):
+def _check_rates(lr:float, betas:tuple, eps:float, weight_decay:float, stats_beta:float | None):
     "Refuse numbers that make no sense, each by name and value."
     if not 0 <= lr < math.inf: raise ValueError(f"lr={lr} must be a finite number, 0 or more")
     if len(betas) != 2 or not all(0 <= b < 1 for b in betas):
@@ -101,7 +101,7 @@ def rename(self:SOAP, group:dict):
 
 # %% ../nbs/09_soap.ipynb #cc71d65d
 @patch
-def unfit(self:SOAP, p:Tensor)->str: # None = nothing
+def unfit(self:SOAP, p:Tensor)->str | None: # None = nothing
     "What SOAP cannot use about a parameter."
     if p.dim() > 2: return f'{p.dim()} dimensions: SOAP takes at most 2, reshape it'
     return 'complex numbers: SOAP takes real ones' if p.is_complex() else None
@@ -136,7 +136,7 @@ def shapes(self:SOAP, p:Tensor, group:dict)->dict: # name -> shape
 
 # %% ../nbs/09_soap.ipynb #3aaf8552
 @patch
-def stack(self:SOAP, params:list, age:int, group:dict)->dict: # name -> (blocks, …) tensor
+def stack(self:SOAP, params:list, age:int | None, group:dict)->dict: # name -> (blocks, …) tensor
     "The state of parameters that are alike, as one tensor each; it begins with zeros where `age` is None."
     key = tuple(map(id, params))
     if key in self.stacks: return self.stacks[key]
@@ -236,15 +236,15 @@ def due(self:SOAP, params:list, group:dict, t:int)->list: # numbers of blocks
 def refresh(self:SOAP, s:dict, due:list):
     "New bases for the blocks whose turn it is; the averages move along."
     if not due or ('QL' not in s and 'QR' not in s): return
-    if len(due) == len(s['exp_avg']): due = slice(None)
-    some = {k: x[due] for k,x in s.items()}
+    which = slice(None) if len(due) == len(s['exp_avg']) else due
+    some = {k: x[which] for k,x in s.items()}
     m, v = rotate_back(some['exp_avg'], *bases(some)), some['exp_avg_sq']
     for cov, basis, side in SIDES:
         if cov not in s: continue
         new, order = refreshed(some[cov], some[basis])
-        s[basis][due] = some[basis].copy_(new)                    # a copy, row by row in memory as QR's result is not
+        s[basis][which] = some[basis].copy_(new)                    # a copy, row by row in memory as QR's result is not
         v = v.gather(side, (order[:, :, None] if side == -2 else order[:, None, :]).expand_as(v))
-    s['exp_avg'][due], s['exp_avg_sq'][due] = rotate(m, *bases(some)), v
+    s['exp_avg'][which], s['exp_avg_sq'][which] = rotate(m, *bases(some)), v
 
 # %% ../nbs/09_soap.ipynb #a14d175c
 @patch
@@ -257,10 +257,10 @@ def gradient_blocks(self:SOAP, params:list, group:dict, huge:bool)->Tensor: # (n
 # %% ../nbs/09_soap.ipynb #59f533f1
 @patch
 def step_alike(self:SOAP,
-    params:list, # their blocks have one shape
-    age:int,     # steps that they have taken; None = this is their first gradient
-    group:dict,  # settings
-    huge:bool,   # some numbers of some gradient have squares that overflow
+    params:list,    # their blocks have one shape
+    age:int | None, # steps that they have taken; None = this is their first gradient
+    group:dict,     # settings
+    huge:bool,      # some numbers of some gradient have squares that overflow
 ):
     "The step of parameters that are alike."
     s, G = self.stack(params, age, group), self.gradient_blocks(params, group, huge)
@@ -308,9 +308,10 @@ def step(self:SOAP,
 # %% ../nbs/09_soap.ipynb #01e55cbb
 class ReferenceSOAP(SOAP):
     "SOAP with the conventions of its authors' code (github.com/nikhilvyas/SOAP)."
-    def step_alike(self, params:list, age:int, group:dict, huge:bool):
+    def step_alike(self, params:list, age:int | None, group:dict, huge:bool):
         "The first gradient only makes the bases; its step counts as number 0."
-        if age is not None: return super().step_alike(params, age, group, huge)
+        if age is not None:
+            return super().step_alike(params, age, group, huge) # type: ignore[misc]  # it is patched into SOAP
         s = self.stack(params, age, group)
         for some, g in portions(s, self.gradient_blocks(params, group, huge)): self.update_covariances(some, g, group)
         self.exact_bases(s)

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import glob
 import hashlib
+import inspect
 import os
 import sys
 import sysconfig
@@ -69,7 +70,7 @@ def pick_rows(
     what:str,        # the source, for the sentence
 )->list:             # those that are used, all of one format; none if the text is
     "Which rows of a folder are read. InputError if they outweigh the text and lack the column."
-    names = {f: row_columns(f) for f in rows}
+    names:dict = {f: row_columns(f) for f in rows}
     tables = [f for f in rows if column in (names[f] or []) or not is_settings(f)]
     if not tables and not text_bytes: tables = rows
     asked = column != 'text' and any(column in (names[f] or []) for f in tables)
@@ -112,8 +113,8 @@ def sort_folder(
 
 # %% ../nbs/01a_sources.ipynb #15db3d1a
 def no_source(
-    source:str, # which is neither file nor folder
-)->InputError:  # None if it may be a name on the Hub
+    source:str,       # which is neither file nor folder
+)->InputError | None: # None if it may be a name on the Hub
     "The sentence about a source that looks like a path and is none."
     path = local_path(source)
     looks_local = path.exists() or source.count('/') > 1 or source[:1] in './~\\' or row_kind(path)
@@ -125,9 +126,9 @@ def no_source(
 # %% ../nbs/01a_sources.ipynb #181a4c59
 class Source:
     "What a name may stand for."
-    splits = None # the splits there are; None: what `open` finds
-    whole = False # whether documents are never cut where a split ends
-    floor = None  # least possible bits per byte, if it is known
+    splits:tuple | None = None # the splits there are; None: what `open` finds
+    whole = False              # whether documents are never cut where a split ends
+    floor:float | None = None  # least possible bits per byte, if it is known
     def __init__(self,
         name:str,          # as the user wrote it
         column:str='text', # where rows have columns: the one to read
@@ -147,9 +148,9 @@ class Source:
         raise NotImplementedError
 
     def read(self,
-        split:str, # which is wanted
-        limit:int, # bytes of text that are enough, or None
-    )->tuple:      # pieces, and bytes by split
+        split:str,        # which is wanted
+        limit:int | None, # bytes of text that are enough
+    )->tuple:             # pieces, and bytes by split
         "A split of what it holds."
         def pieces_of(part): return part if isinstance(part, list) else column_pieces(part, self.column, self.name)
         return split_pieces(self.open(), split, self.name, self.whole or self.rule == 1, pieces_of)
@@ -160,7 +161,7 @@ class Source:
         return os.path.abspath(self.path) if not self.splits and self.path.exists() else self.name
 
 # %% ../nbs/01a_sources.ipynb #68935083
-def write_stories(
+def write_stories( # type: ignore[return]  # stories have no end
     out,       # a file to write into
     seed:int,
     limit:int, # at most so many bytes, but at least one story
@@ -181,7 +182,7 @@ def story_piece(
 )->tuple:      # `Piece`, least possible bits per byte
     "Stories, from the cache if they are many."
     def make(out): return dict(zip(('lengths', 'floor'), write_stories(out, seed, limit), strict=True))
-    version = hashlib.sha256(Path(sys.modules[stories.__module__].__file__).read_bytes()).hexdigest()[:12]
+    version = hashlib.sha256(Path(inspect.getfile(sys.modules[stories.__module__])).read_bytes()).hexdigest()[:12]
     many = limit > 1_000_000
     piece, index = kept(f'stories-{seed}-{limit}-{version}', make) if many else in_memory(make)
     return piece, index['floor']

@@ -105,9 +105,9 @@ def scores(
 
 # %% ../nbs/11b_speculative.ipynb #23405b8d
 def choose(
-    s:np.ndarray,     # (n, 256) scores
-    noise:np.ndarray, # (n, 256), or None at temperature 0
-)->list:              # n bytes
+    s:np.ndarray,            # (n, 256) scores
+    noise:np.ndarray | None, # (n, 256), or None at temperature 0
+)->list:                     # n bytes
     "The winner of each race."
     return (s if noise is None else s + noise).argmax(-1).tolist()
 
@@ -143,19 +143,19 @@ def guess(
     h:np.ndarray,     # (B, …) states after the last byte that was read
     last:list,        # (B,) the byte after that
     noise:np.ndarray, # (B, d, 256) the noise of the next d bytes
-    temperature:float, top_p:float,
+    temperature:float, top_p:float | None,
     draft:str,        # 'drawn', with the noise of the place, or the 'likely' byte
     least:float,      # go on while all guesses of a row probably stand with at least this probability
 )->list:              # for each row its drafts, at most d bytes
     "Guess what follows."
     B, d = noise.shape[:2]
-    noise = None if draft == 'likely' or temperature == 0 else noise / 2   # heads are less sure than the model
+    added = None if draft == 'likely' or temperature == 0 else noise / 2   # heads are less sure than the model
     drafts, sure = [[] for _ in range(B)], np.ones(B)
     ahead.begin(h)
     for k in range(d):
         s = ahead.next(last) / max(temperature or 1, 1e-30)        # a draft need not be exact: no float64
         if top_p is not None: s = scores(s, 1, top_p)
-        last = choose(s, None if noise is None else noise[:,k])
+        last = choose(s, None if added is None else added[:,k])
         s -= np.maximum.reduce(s, -1, keepdims=True)
         sure /= np.add.reduce(np.exp(s, s), -1)                    # the likeliest byte has e⁰ = 1
         going = (sure >= least).tolist()

@@ -63,13 +63,13 @@ class Lane:
 
 # %% ../nbs/01b_streaming.ipynb #827f2557
 @patch
-def next_row(self:Lane)->dict: # None at the end of the shards
+def next_row(self:Lane)->dict | None: # None at the end of the shards
     "The next row. Whatever fails in the source becomes an `InputError`; what has arrived is not lost."
     try:
         if self.rows is None:
             self.data.set_epoch(self.epoch)
             self.rows = iter(self.data)
-        row = next(self.rows, None)
+        row = next(self.rows, None) # type: ignore[call-overload]  # an iterator by now
     except Exception as e:
         self.load_state_dict(self.state_dict())
         if isinstance(e, InputError): raise
@@ -251,8 +251,8 @@ def texts(self:Stream, rows):
 
 @patch
 def validation(self:Stream,
-    size:int, # bytes of text wanted
-)->Corpus:    # None if there are no such documents near the beginning
+    size:int,     # bytes of text wanted
+)->Corpus | None: # None if there are no such documents near the beginning
     "Held-out text: the first of the validation split, or what is held out of the first 300 times as much text."
     found, have, seen = [], 0, 0
     for text in self.texts(self.data if self.apart is None else self.splits[self.apart]):

@@ -50,9 +50,9 @@ def backward(
     loss=None,      # `model.loss`, or what `added` made of it; then gradients are sums over all processes
 )->dict:            # losses of the whole step: total, per_head, auxiliary, routed
     "Gradients of one whole step, summed over its micro-steps and over all processes."
-    loss, sums = loss or model.loss, 0
+    loss, sums = loss or model.loss, torch.zeros(())
     # (N,) targets that the heads learn from
-    counts = all_reduce(sum(model.unembedding.counts(y) for _, y in batches))
+    counts = all_reduce(sum(model.unembedding.counts(y) for _, y in batches)) # type: ignore[arg-type]  # of tensors
     for i, (x, y) in enumerate(batches):
         with no_sync(loss, last=i + 1 == len(batches)):
             with autocast or contextlib.nullcontext(): l = loss(x, y, counts=counts, parts=len(batches) * world()[1])
@@ -116,7 +116,7 @@ def compile_model(
 ):
     "Compile the forward pass; with 'auto', stay with plain PyTorch and say so if it does not work."
     if how == 'no': return
-    model.states = torch.compile(model.states)
+    model.states = torch.compile(model.states) # type: ignore[assignment, arg-type]  # a patched method
     y = x[..., None].expand(*x.shape, model.config.next_tokens)   # (B, T, N)
     try:
         # compiled at the first call
@@ -203,10 +203,10 @@ def decide(
 # %% ../nbs/11_train.ipynb #b44a739c
 def validate(
     run:Run,
-    held:Corpus,    # held-out text, or None
-    m:dict,         # the metrics of this step, which receive the score
-    finished:bool,  # this was the last step
-    say,            # called with a line
+    held:Corpus | None, # held-out text
+    m:dict,             # the metrics of this step, which receive the score
+    finished:bool,      # this was the last step
+    say,                # called with a line
 ):
     "Bits per byte on held-out text, if this step is one after which to look."
     s, interval = run.settings, run.settings.validation_interval
@@ -220,7 +220,7 @@ def validate(
     say(f"step {run.step}: {m['validation_bpb']:.3f} bits per byte on held-out text")
 
 # %% ../nbs/11_train.ipynb #49e1f2f9
-def loop(run:Run, budget:Budget, recorder:Recorder, held:Corpus, stop:Stop, show:Progress, cast=None)->Decision:
+def loop(run:Run, budget:Budget, recorder:Recorder, held:Corpus | None, stop:Stop, show:Progress, cast=None)->Decision:
     "Optimizer steps until the budget is spent, a signal arrives or the text fails."
     s, device, failure = run.settings, next(run.model.parameters()).device, None
     loss, first = added(run.model, run.model.loss), world()[0] == 0
@@ -251,7 +251,7 @@ def loop(run:Run, budget:Budget, recorder:Recorder, held:Corpus, stop:Stop, show
     return now
 
 # %% ../nbs/11_train.ipynb #0bb5a131
-def session(run:Run, held:Corpus, stop:Stop, show:Progress):
+def session(run:Run, held:Corpus | None, stop:Stop, show:Progress):
     "From the first step of this session to the last: what is said before, the loop, and what is left afterwards."
     s, device = run.settings, next(run.model.parameters()).device
     cast = pick_autocast(s.dtype, device)
@@ -269,12 +269,12 @@ def session(run:Run, held:Corpus, stop:Stop, show:Progress):
 
 # %% ../nbs/11_train.ipynb #4b7cfcc4
 def as_asked(
-    out:Path,             # the run directory
-    config:PicoConfig,    # or None
-    settings:TrainConfig, # or None
-    preset:str=None,      # a name, or None
-    start:str=None,       # a trained model to begin from, or None
-)->tuple:                 # design and settings
+    out:str | Path,              # the run directory
+    config:PicoConfig | None,
+    settings:TrainConfig | None,
+    preset:str=None,             # a name
+    start:str=None,              # a trained model to begin from
+)->tuple:                        # design and settings
     """What was given; else what the run in `out` was begun with; else the design of the model to begin from, and the
     preset, by default the one for this machine."""
     begun = what_was_asked(out)
@@ -298,7 +298,7 @@ def new_run(out:Path, config:PicoConfig, s:TrainConfig, source)->Run:
 
 # %% ../nbs/11_train.ipynb #f9d6d099
 def train(
-    out:str,                   # run directory, made if needed; a run found there is continued
+    out:str | Path,            # run directory, made if needed; a run found there is continued
     source,                    # a `Corpus`, a `Stream`, or anything `load_corpus` takes
     config:PicoConfig=None,    # the model's design; default: the run's that is in `out`, or the preset's
     settings:TrainConfig=None, # how to train; the same default

@@ -17,7 +17,7 @@ class Step:
     "One written byte."
     byte:int                  # 0 to 255
     routed:bool               # did it go through the latent blocks?
-    router_weight:float=None  # between 0 and 1; None for rules
+    router_weight:float | None = None # between 0 and 1; None for rules
     row:int=0                 # which prompt, when several were given
 
 # %% ../nbs/11d_writing.ipynb #993486e2
@@ -36,7 +36,8 @@ class Writing:
         self.forwards, self.accepted = 0, []      # passes; bytes gained in each round
         self.pending = []                         # what the next pass reads: the last byte, and drafts behind it
         self.at = 0                               # where in the pass its last right byte stands
-        self.lookup, self.looked = None, 0        # its `PromptLookup`, and how many bytes that knows
+        self.lookup:PromptLookup | None = None    # where its bytes stood before, if that is asked for
+        self.looked = 0                           # how many bytes the lookup knows
 
     def add(self,
         new, # bytes as they were chosen; what comes after an ending is dropped
@@ -124,7 +125,8 @@ def read_prompts(
     prompts:list, # bytes for each row
 )->tuple:         # states and logits after the last byte of each
     "Reads texts of any lengths, a piece of each at a time."
-    chunk, last = 256, [None]*len(prompts)
+    chunk = 256
+    last:list = [None]*len(prompts)
     for start in range(0, max(map(len, prompts)), chunk):
         part = [list(p[start:start+chunk]) for p in prompts]
         h, z, *_ = reader.read(part)

@@ -63,6 +63,11 @@ def kill_often(folder, times, rng, **how):
     assert processes.run(lambda: go(folder/'b', **how)) == 0
     return everything(folder/'a'), everything(folder/'b')
 
+def test_a_setting_that_may_be_none_is_a_number_otherwise():
+    assert TrainConfig().max_steps is None and TrainConfig(max_steps=3).max_steps == 3
+    for name, kind in (('max_steps', 'int'), ('max_minutes', 'float'), ('epochs', 'float')):
+        with pytest.raises(InputError, match=f"{name}='ten' should be {kind}, not str"): TrainConfig(**{name: 'ten'})
+
 def test_killed_at_five_random_moments_equals_uninterrupted(tmp_path):
     "Invariant 5, across validation, accumulation and checkpoint boundaries, in one run that is killed again and again."
     a, b = kill_often(tmp_path, 5, random.Random(), config=dataclasses.replace(CONFIG, router='threshold'),
