@@ -215,13 +215,12 @@ def test_places_where_no_run_can_be(run, capsys):
 @pytest.mark.parametrize('name', ['config.json', 'model.safetensors'])
 def test_a_file_that_may_not_be_read_is_not_called_damaged(run, capsys, monkeypatch, name):
     import builtins
-    import io
     real = builtins.open
     def locked(file, *args, **kwargs):
         if str(file).endswith(f'r/{name}'): raise PermissionError(13, 'Permission denied', str(file))
         return real(file, *args, **kwargs)
     monkeypatch.setattr(builtins, 'open', locked)
-    monkeypatch.setattr(io, 'open', locked)                       # what Path.read_text uses
+    monkeypatch.setattr(Path, 'open', locked)                     # what Path.read_text uses, in every Python
     capsys.readouterr()
     assert call(generate_command, run) == 2
     err = capsys.readouterr().err
