@@ -31,6 +31,7 @@ test-slow: .venv/.ok
 NB ?= *
 export: .venv/.ok
 	$(BIN)/nbdev_export
+	$(BIN)/python -c "from pico.show import export_parts; export_parts()"
 
 refresh: export
 	$(ONE) $(BIN)/jupyter nbconvert --to notebook --execute --inplace nbs/$(NB).ipynb

@@ -42,9 +42,12 @@ def test_a_stale_or_edited_module_is_noticed(tmp_path):
     for d in ('nbs', 'pico'): shutil.copytree(ROOT/d, tmp_path/d)
     shutil.copy(ROOT/'settings.ini', tmp_path)
     (tmp_path/'pico'/'ghost.py').write_text('x = 1\n')
-    with open(tmp_path/'pico'/'heads.py', 'a') as f: f.write('# edited\n')
-    assert check_sync.differences(tmp_path) == ['pico/ghost.py has no notebook',
-                                                'pico/heads.py differs from its notebook']
+    (tmp_path/'pico'/'template'/'ghost.js').write_text('const x = 1\n')
+    for name in ('heads.py', 'template/show.css'):
+        with open(tmp_path/'pico'/name, 'a') as f: f.write('# edited\n')
+    assert check_sync.differences(tmp_path) == [
+        'pico/ghost.py has no notebook', 'pico/heads.py differs from its notebook',
+        'pico/template/ghost.js has no cell', 'pico/template/show.css differs from its cells']
 
 def test_notebooks_are_executed_and_small():
     assert check_sync.unexecuted() == []
