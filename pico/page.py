@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TWICE', 'FOREIGN', 'RULES', 'KNOWN', 'page_command', 'costs', 'more_or_less', 'hesitation', 'depth', 'far_fact',
-           'memory', 'repetition', 'foreign', 'examples', 'told', 'as_json', 'hashed', 'filled', 'Page', 'page',
+           'memory', 'repetition', 'foreign', 'examples', 'page_data', 'as_json', 'hashed', 'filled', 'Page', 'page',
            'page_parser', 'measured_on', 'pico_page']
 
 # %% ../nbs/14a_page.ipynb #14b00004
@@ -25,7 +25,7 @@ from .model import Pico
 from .evaluate import surprise
 from .show import legend, part
 from .arguments import Parser, command
-from .cli import held_out_text
+from .cli import held_out_text, write_page
 from .javascript import DTYPES, packed, packing_cost
 
 # %% ../nbs/14a_page.ipynb #14b00011
@@ -55,7 +55,7 @@ def hesitation(model, text:str)->dict:
     rest = letters & ~first
     a, b = np.nanmean(bits[first]), np.nanmean(bits[rest])
     return dict(title='Hesitation', text=text, question='Where does it hesitate, and why there?',
-                answer=f'At the beginnings of words. A first letter costs {a:.2f} bits here, a letter after it {b:.2f}. '
+                answer=f'At the beginnings of words. A first letter costs {a:.2f} bits here, those after it {b:.2f}. '
                        'Which word comes is the choice; once it has begun there are few ways to go on. '
                        'Point at a dark letter and see which words it had in mind.')
 
@@ -83,10 +83,10 @@ def memory(model)->dict:
     i, j = fact.referred
     right, wrong = (costs(model, text[:i] + word + text[j:])[i:j].sum() for word in (fact.answer, rival))
     told = f'“{fact.answer}” was told {i - fact.told[1]} bytes before'
-    verdict = 'It prefers what was told.' if right < wrong - .5 else 'It does not remember it: to this model one is as good as the other.'
-    if right > wrong + .5: verdict = 'It prefers the wrong one.'
-    return dict(title='Memory', text=text[:j], question=f'{told}. Does it expect the word when it comes again, at the end?',
-                answer=f'The word costs {right:.1f} bits there. “{rival}”, which would be wrong, costs {wrong:.1f}. {verdict} '
+    verdict = 'To this model one is as good as the other.'
+    if abs(right - wrong) > .5: verdict = f"It prefers the {'right' if right < wrong else 'wrong'} one."
+    return dict(title='Memory', text=text[:j], question=f'{told}. Is it expected when it comes again, at the end?',
+                answer=f'The word costs {right:.1f} bits there. The wrong “{rival}” costs {wrong:.1f}. {verdict} '
                        'Put it there yourself.')
 
 # %% ../nbs/14a_page.ipynb #14b00018
@@ -105,21 +105,23 @@ def foreign(model)->dict:
     "What does it make of letters that it has never met?"
     bits, data = costs(model, FOREIGN), np.frombuffer(to_bytes(FOREIGN), np.uint8)
     a, b = np.nanmean(bits[data < 128]), np.nanmean(bits[data >= 128])
-    return dict(title='Other letters', text=FOREIGN, question='How many bytes is “女”, and what does each of them cost?',
-                answer=f'Three. Bytes outside ASCII cost {b:.1f} bits each here, those inside {a:.1f}; a blind guess costs 8. '
+    return dict(title='Other letters', text=FOREIGN, question='How many bytes is “女”, and what does each cost?',
+                answer=f'Three. A byte outside ASCII costs {b:.1f} bits here, one inside {a:.1f}; a blind guess costs 8. '
                        'A byte model can read every script, and knows none that it was not shown.')
 
 def examples(model)->list: # of dictionaries: title, text, question, answer
     "Five texts to look at."
     unseen = story(0, seed=7).text
-    return [hesitation(model, unseen[:700]), depth(model, unseen[:350]), memory(model), repetition(model), foreign(model)]
+    first = hesitation(model, unseen[:700]), depth(model, unseen[:350])
+    return [*first, memory(model), repetition(model), foreign(model)]
 
 # %% ../nbs/14a_page.ipynb #14b00031
-RULES = {'space': "SpaceByte's rule", 'whitespace': 'where white space begins', 'random': 'at random', 'all': 'every byte',
-         'none': 'no byte'}
-KNOWN = {*RULES, 'stride', 'topk', 'tuned', 'words', 'rising', 'threshold'} # routers that the page has
+RULES = {'space': "SpaceByte's rule", 'whitespace': 'where white space begins', 'random': 'at random',
+         'all': 'every byte', 'none': 'no byte'}
+# routers that the page has
+KNOWN = {*RULES, 'stride', 'topk', 'tuned', 'words', 'rising', 'threshold'}
 
-def told(
+def page_data(
     model,         # a `Pico`
     parts:list,    # see `packed`
     **more,        # what else the page shows
@@ -145,7 +147,7 @@ def hashed(
 
 def filled(
     title:str, about:str, # text
-    data:dict,            # see `told`
+    data:dict,            # see `page_data`
     weights:bytes,
 )->str:                   # HTML
     "The page."
@@ -167,9 +169,7 @@ class Page:
 
     def save(self, file:str):
         "Write it to a file."
-        try: Path(file).write_text(self.html, encoding='utf-8', newline='\n')
-        except OSError as e:
-            raise InputError(f"{file} could not be written ({e.strerror}): give a file in a folder that exists") from None
+        write_page(file, self.html)
 
     def _repr_html_(self)->str:
         return f'<iframe srcdoc="{escape(self.html)}" style="width:100%;height:900px;border:0"></iframe>'
@@ -183,12 +183,13 @@ def page(
 )->Page:
     "One HTML page that runs a model, with nothing but a browser."
     parts, weights = packed(model, dtype)
-    bpb = packing_cost(model, dtype, load_corpus('stories', 'validation') if held_out is None else held_out, max_bytes)
+    if held_out is None: held_out = load_corpus('stories', 'validation', marks=model.config.marks)
+    bpb = packing_cost(model, dtype, held_out, max_bytes)
     known = examples(model)
     about = f'A byte-level language model of {model.num_parameters():,} numbers.'
-    status = (f'Its weights are stored as {dtype}. On {max_bytes:,} held-out bytes that costs '
-              f'{max(0, bpb[1] - bpb[0]):.4f} bits per byte more than {bpb[0]:.4f}.')
-    data = told(model, parts, examples=known, text=known[0]['text'], status=status)
+    status = (f'On {max_bytes:,} held-out bytes it needs {bpb[1]:.4f} bits per byte with the {dtype} weights of this '
+              f'page, {bpb[0]:.4f} with its own.')
+    data = page_data(model, parts, examples=known, text=known[0]['text'], status=status)
     return Page(filled(title, about, data, weights), bpb)
 
 # %% ../nbs/14a_page.ipynb #14b00081

@@ -17,7 +17,10 @@ function name_of(v) {                                // a byte for people
   return v > 32 && v < 127 ? String.fromCharCode(v) : `0x${v.toString(16).padStart(2, '0')}`
 }
 
-function percent(p) { return p < .0995 ? `${(100 * p).toFixed(p < .001 ? 2 : 1)}%` : `${Math.round(100 * p)}%` }
+function percent(p) {
+  if (p < .0001) return p > 0 ? '<0.01%' : '0%'
+  return p < .0995 ? `${(100 * p).toFixed(p < .001 ? 2 : 1)}%` : `${Math.round(100 * p)}%`
+}
 
 function bar(label, share, chosen) {                 // a row of a list of bars
   const row = element('li', chosen ? 'this' : ''), line = element('span', 'bar')
@@ -299,7 +302,13 @@ function refresh(side) {                             // the text has changed: is
   const { at } = chosen
   chosen.side = null
   if (at < side.store.n) choose_byte(side, at)
-  else { side.pane.point(-1, new Map()); $('byte').hidden = true }
+  else { chosen.side = side; forget_byte() }
+}
+
+function forget_byte() {
+  if (chosen.side) chosen.side.pane.point(-1, new Map())
+  chosen.side = null
+  $('byte').hidden = true
 }
 
 function tell_byte() {
@@ -462,6 +471,8 @@ $('write').onclick = () => {
   writing(true)
 }
 $('undo').onclick = () => editor.undo()
+$('close').onclick = forget_byte
+$('how').open = matchMedia('(min-width: 700px)').matches
 
 $('compare').onchange = () => {                      // a second side, or none
   const two = $('compare').checked
@@ -472,7 +483,7 @@ $('compare').onchange = () => {                      // a second side, or none
     worker.terminate()
     pane.watch.disconnect()
     e.remove()
-    if (chosen.side && !sides.includes(chosen.side)) { chosen.side = null; $('byte').hidden = true }
+    if (chosen.side && !sides.includes(chosen.side)) forget_byte()
   }
 }
 
@@ -487,13 +498,16 @@ $('file').onchange = async () => {                   // its bytes as they are, a
 function add_examples() {
   for (const { title, text, question, answer } of ABOUT.examples) {
     const button = element('button', '', title)
-    button.onclick = () => {
-      editor.replace(0, editor.bytes.length, new TextEncoder().encode(text))
-      $('question').hidden = false
+    const ask = () => {
       $('question').open = false
       $('question').firstElementChild.textContent = question
       $('question').lastElementChild.textContent = answer
     }
+    button.onclick = () => {
+      editor.replace(0, editor.bytes.length, new TextEncoder().encode(text))
+      ask()
+    }
+    if (text === ABOUT.text) ask()
     $('examples').append(button)
   }
 }
