@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Two test workers on two cores: torch threads that fight for cores are several times slower than one thread each.
 ONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test lint test-slow export refresh book model wheel clean
+.PHONY: demo test lint test-slow test-browser export refresh book model wheel clean
 
 demo: .venv/.ok
 	$(BIN)/pico-train runs/demo stories --preset nano --max_minutes 3
@@ -26,6 +26,11 @@ lint: .venv/.ok
 
 test-slow: .venv/.ok
 	$(ONE) $(BIN)/python -m pytest -n 2 -q -m slow
+
+# The page of chapter 14 in headless browsers. Debian: apt-get install chromium chromium-driver firefox-esr
+test-browser: .venv/.ok
+	$(BIN)/python -m pip install --quiet selenium
+	PICO_BROWSER=1 $(ONE) $(BIN)/python -m pytest -q tests/test_browser.py
 
 # A chapter is changed in its notebook, exported, and run again so that its stored outputs are true: make refresh NB=05_router
 NB ?= *

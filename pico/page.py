@@ -106,7 +106,7 @@ def foreign(model)->dict:
     bits, data = costs(model, FOREIGN), np.frombuffer(to_bytes(FOREIGN), np.uint8)
     a, b = np.nanmean(bits[data < 128]), np.nanmean(bits[data >= 128])
     return dict(title='Other letters', text=FOREIGN, question='How many bytes is “女”, and what does each cost?',
-                answer=f'Three. A byte outside ASCII costs {b:.1f} bits here, one inside {a:.1f}; a blind guess costs 8. '
+                answer=f'Three. A byte outside ASCII costs {b:.1f} bits here, one inside {a:.1f}; a blind guess 8. '
                        'A byte model can read every script, and knows none that it was not shown.')
 
 def examples(model)->list: # of dictionaries: title, text, question, answer

@@ -13,11 +13,12 @@ function noise(seed, place) {                        // 256 Gumbel numbers, a fu
 }
 
 function probabilities(logits, temperature = 1) {    // sum to 1
+  const p = new Float64Array(256)
   let best = -Infinity, total = 0
-  for (const z of logits) if (z > best) best = z
-  const p = Float64Array.from(logits, z => Math.exp((z - best) / temperature))
-  for (const v of p) total += v
-  return p.map(v => v / total)
+  for (let v = 0; v < 256; v++) if (logits[v] > best) best = logits[v]
+  for (let v = 0; v < 256; v++) total += p[v] = Math.exp((logits[v] - best) / temperature)
+  for (let v = 0; v < 256; v++) p[v] /= total
+  return p
 }
 
 function scores(logits, temperature, top_p) {        // what noise is added to; -Infinity for a byte that is out
