@@ -5,6 +5,7 @@ import pytest
 import browsers
 from pico.model import Pico
 from pico.page import page
+from test_page import random_model
 
 pytestmark = pytest.mark.skipif(not os.environ.get('PICO_BROWSER'), reason='run by `make test-browser`')
 LEFT, RIGHT, UP, DOWN, HOME, END = '\ue012', '\ue014', '\ue013', '\ue015', '\ue011', '\ue010'
@@ -195,3 +196,21 @@ def test_five_kilobytes_in_three_seconds_and_a_hundred_without_blocking(b):
     assert frames > 20 and elements < 20_000                      # only what is in sight has elements
     assert b.js('sides[0].pane.where.textContent.length') == 100011
     assert took < 10                                              # 3 s on a quiet machine; this one may be busy
+
+def test_a_learned_router_tells_its_score(one, tmp_path):
+    "Another model, with 8-bit weights, inside a frame as a notebook shows it."
+    p = page(random_model('rising'), title='<b>a frame</b>', dtype='int8', max_bytes=300)
+    (tmp_path/'frame.html').write_text(f'<!doctype html><meta charset="utf-8">{p._repr_html_()}', encoding='utf-8')
+    one.errors.clear()
+    one.open((tmp_path/'frame.html').as_uri())
+    one.until("document.querySelector('iframe').contentDocument.querySelectorAll('.pane .r').length > 5")
+    frame = one.command('browsingContext.getTree', root=one.context)['contexts'][0]['children'][0]['context']
+    outer, one.context = one.context, frame
+    try:
+        read(one)
+        assert one.js("document.querySelector('h1').textContent") == '<b>a frame</b>'
+        one.js('choose_byte(sides[0], sides[0].store.routed.indexOf(1))')
+        assert 'score' in one.js("$('what').textContent") and 'weight' in one.js("$('what').textContent")
+        one.until("$('places').children.length > 0")
+    finally: one.context = outer
+    assert one.errors == []
