@@ -22,7 +22,7 @@ from .core import InputError, to_bytes
 from .data import MARKS
 from .sources import load_corpus
 from .model import Pico
-from .evaluate import surprise
+from .evaluate import recall, surprise
 from .show import legend, part
 from .arguments import Parser, command
 from .cli import held_out_text, write_page
@@ -68,8 +68,10 @@ def depth(model, text:str)->dict:
                        'and it was never trained to do with those alone.')
 
 # %% ../nbs/14a_page.ipynb #14b00016
-def far_fact(seed:int=7): # of stories that training does not use
-    "A story and a fact in it that comes back more than 200 bytes after it was told, with a rival of equal length."
+def far_fact(
+    seed:int, # of stories that training does not use
+)->tuple:     # the story's text, the fact, and a word that would fit and is wrong
+    "A fact that comes back more than 200 bytes after it was told, with a rival as long as the right word."
     for i in range(1000):
         s = story(i, seed=seed)
         for f in s.facts:
@@ -77,17 +79,17 @@ def far_fact(seed:int=7): # of stories that training does not use
             if f.referred[0] - f.told[1] > 200 and rivals and f.referred[1] < 900: return s.text, f, rivals[0]
     raise AssertionError('no story has such a fact')
 
-def memory(model)->dict:
+def memory(model, seed:int=7)->dict:
     "Does it remember?"
-    text, fact, rival = far_fact()
+    text, fact, rival = far_fact(seed)
     i, j = fact.referred
     right, wrong = (costs(model, text[:i] + word + text[j:])[i:j].sum() for word in (fact.answer, rival))
-    told = f'“{fact.answer}” was told {i - fact.told[1]} bytes before'
-    verdict = 'To this model one is as good as the other.'
-    if abs(right - wrong) > .5: verdict = f"It prefers the {'right' if right < wrong else 'wrong'} one."
-    return dict(title='Memory', text=text[:j], question=f'{told}. Is it expected when it comes again, at the end?',
-                answer=f'The word costs {right:.1f} bits there. The wrong “{rival}” costs {wrong:.1f}. {verdict} '
-                       'Put it there yourself.')
+    many = recall(model, [story(n, seed=seed) for n in range(12)], far=200)
+    return dict(title='Memory', text=text[:j],
+                question=f'“{fact.answer}” was told {i - fact.told[1]} bytes before. Is it expected at the end?',
+                answer=f'“{fact.answer}” costs {right:.1f} bits, “{rival}”, which would be wrong, {wrong:.1f}: try it. '
+                       f'But one word proves little. Of {many.n} such words it prefers the right one '
+                       f'{many.accuracy:.0%} of the time; guessing among what would fit gives {many.chance:.0%}.')
 
 # %% ../nbs/14a_page.ipynb #14b00018
 TWICE = 'The tall baker found a purple kettle by the river. '
@@ -105,9 +107,11 @@ def foreign(model)->dict:
     "What does it make of letters that it has never met?"
     bits, data = costs(model, FOREIGN), np.frombuffer(to_bytes(FOREIGN), np.uint8)
     a, b = np.nanmean(bits[data < 128]), np.nanmean(bits[data >= 128])
+    sure = 'More than that means that it was sure they would not come. ' if b > 8 else ''
     return dict(title='Other letters', text=FOREIGN, question='How many bytes is “女”, and what does each cost?',
-                answer=f'Three. A byte outside ASCII costs {b:.1f} bits here, one inside {a:.1f}; a blind guess 8. '
-                       'A byte model can read every script, and knows none that it was not shown.')
+                answer=f'Three. A byte outside ASCII costs {b:.1f} bits here, one inside {a:.1f}, a blind guess 8. '
+                       f'{sure}A byte model can read every script, and knows none that it was not shown.')
+
 
 def examples(model)->list: # of dictionaries: title, text, question, answer
     "Five texts to look at."

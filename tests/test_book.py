@@ -67,7 +67,7 @@ def test_prose_accompanies_code():
 # what shared programs import: the public surface, and every name that has moved since
 PUBLIC = """data load_corpus batch Corpus, model Pico PicoConfig, evaluate bits_per_byte router_report, soap SOAP,
 train TrainConfig train, generate generate stream, attention attention, router ROUTERS Router Route router,
-cli train_command generate_command eval_command"""
+cli train_command generate_command eval_command, page page page_command"""
 
 def test_public_names_stay_where_they_were():
     for line in PUBLIC.replace('\n', ' ').split(','):

@@ -251,11 +251,10 @@ class Decoder {                                      // reads a text byte by byt
 Decoder.prototype.hand_on = function (h, before, chosen) {     // give an unchosen byte its share of the last change
   const { model: { D, carry, gate }, last } = this, slots = this.max_rollback + 1
   const to = this.seen % slots * D, from = (this.seen + slots - 1) % slots * D
-  const known = this.seen > 0                        // before the first byte nothing is handed on
   let wanted = 0
   if (!chosen) wanted = 1 + Math.tanh(.5 * dot(gate, 0, normed(before, this.model.fb_in.room.x), 0, D))       // 2σ
   for (let i = 0; i < D; i++) {
-    last[to+i] = chosen ? carry[i] * (h[i] - before[i]) : known ? last[from+i] : 0
+    last[to+i] = chosen ? carry[i] * (h[i] - before[i]) : last[from+i]
     if (!chosen) h[i] += wanted * last[to+i]
   }
 }
