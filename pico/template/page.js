@@ -159,6 +159,7 @@ class Side {                                         // one reader of the text: 
       numbers: find('.numbers'), warning: find('.warning'), begins: at => editor.from === at })
     this.pane = new Pane(this, find('.pane'))
     this.pane.where.setAttribute('aria-label', `${label}: the text, byte by byte`)
+    this.warning.textContent = NOT_TRAINED
     this.next = null                                 // what is expected after the text
     this.speed = null
     this.version = 0                                 // what a worker says of an older text is not heard
@@ -193,7 +194,6 @@ class Side {                                         // one reader of the text: 
 
   set() {                                            // other switches: the text is read again
     const how = { latent: this.latent.checked, router: this.router.value }
-    this.warning.textContent = NOT_TRAINED
     this.warning.hidden = how.latent && how.router === ABOUT.config.router
     this.tell('set', { how })
     this.change(0)
@@ -242,8 +242,8 @@ const HEARD = {                                      // what workers say
   ready(side) {
     side.ready = true
     side.set()
+    if ($('write').disabled) $('status').textContent = ABOUT.status
     $('write').disabled = false
-    $('status').textContent = ABOUT.status
   },
   read(side, m) {
     side.speed = rate(side, m)
