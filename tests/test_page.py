@@ -42,7 +42,7 @@ def in_node(folder, program, model=None, **about):
     (folder/'about.json').write_text(json.dumps(about))
     sources = ''.join(part(name) for name in ('show.js', 'model.js', 'session.js'))
     (folder/'run.js').write_text(sources + begin + program)
-    out = subprocess.run(['node', folder/'run.js', folder], capture_output=True, text=True)
+    out = subprocess.run(['node', '--expose-gc', folder/'run.js', folder], capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
     return json.loads(out.stdout)
 
@@ -210,6 +210,26 @@ def test_a_seed_writes_the_same_text_in_parts_and_with_drafts(stories, tmp_path)
     once, parts, drafted, other = in_node(tmp_path, SEEDS, stories, text=list(b'The '))
     assert once == parts == drafted != other and len(once) == 300
 
+ENDS = '''
+const found = []
+for (const marks of [[[254], [255]], [[60, 112], [60, 47, 112, 62]], [[], []]]) {
+  const session = new Session(model, marks), closing = Uint8Array.from(marks[1])
+  session.add(Uint8Array.from([97, ...closing.slice(0, -1)]))
+  const before = session.ended()
+  session.add(closing.slice(-1))
+  const after = session.ended()
+  session.keep(session.size - closing.length)
+  found.push([before, after, session.size, session.expected !== null])
+}
+console.log(JSON.stringify(found))
+'''
+
+@needs_node
+def test_a_closing_mark_of_any_length_ends_a_text(stories, tmp_path):
+    one, several, none = in_node(tmp_path, ENDS, stories)
+    assert one == several == [False, True, 1, True]
+    assert none == [False, False, 1, False]                       # without marks nothing ends it, or says how it begins
+
 NOISE = '''
 let mean = 0, square = 0, n = 0
 for (let place = 0; place < 400; place++) for (const x of noise(about.seed, place)) { mean += x; square += x * x; n++ }
@@ -276,13 +296,14 @@ def test_memory_is_flat_over_100000_bytes(stories, tmp_path):
 for (let i = 0; i < 10; i++) {
   session.add(Uint8Array.from({ length: 10000 }, (_, k) => text[k % text.length]))
   while (session.some(500, Infinity));
-  global.gc && gc()
+  gc()
   used.push([session.copies.length, session.decoder.latent.kv.length, process.memoryUsage().arrayBuffers])
 }
 console.log(JSON.stringify(used))'''
     used = in_node(tmp_path, program, stories, text=list(b'The cat sat by the river. '))
     assert all(copies <= 64 for copies, *_ in used) and len({kv for _, kv, _ in used}) == 1
-    assert used[-1][2] < used[1][2] + 64 * 320_000 + 1e6          # the copies, 64 at most
+    assert max(size for *_, size in used) < 64 * 330_000 + 10e6   # 64 copies at most, the weights, facts on their way
+    print(*(f'{copies} copies, {size:,} bytes in arrays' for copies, _, size in used), sep='\n')
 
 # the page as a file
 
