@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Two test workers on two cores: torch threads that fight for cores are several times slower than one thread each.
 ONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test lint test-slow test-nbdev3 tried export refresh book links model wheel clean
+.PHONY: demo test lint test-slow test-nbdev3 test-browser tried export refresh book links model wheel clean
 
 demo: $(VENV)/.ok
 	$(BIN)/pico-train runs/demo stories --preset nano --max_minutes 3
@@ -31,6 +31,11 @@ lint: $(VENV)/.ok
 test-slow: $(VENV)/.ok
 	$(ONE) $(BIN)/python -m pytest -n 2 -q -m slow
 
+# The page of chapter 14 in headless browsers. Debian: apt-get install chromium chromium-driver firefox-esr
+test-browser: $(VENV)/.ok
+	$(BIN)/python -m pip install --quiet selenium
+	PICO_BROWSER=1 $(ONE) $(BIN)/python -m pytest -q tests/test_browser.py
+
 # What `make test` does, counted: the result becomes a row of CONTRIBUTING's table.
 tried: $(VENV)/.ok
 	$(ONE) $(BIN)/python tests/tried.py
@@ -43,6 +48,7 @@ test-nbdev3:
 NB ?= *
 export: $(VENV)/.ok
 	$(BIN)/python tests/nbdev_command.py export
+	$(BIN)/python -c "from pico.show import export_parts; export_parts()"
 
 refresh: export
 	$(ONE) $(BIN)/jupyter nbconvert --to notebook --execute --inplace nbs/$(NB).ipynb

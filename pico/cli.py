@@ -6,12 +6,13 @@
 __all__ = ['RUNNING', 'SHAPE', 'train_command', 'eval_command', 'generate_command', 'COMMANDS', 'main', 'add_data',
            'train_parser', 'config_file', 'asked_anew', 'asked', 'opening_words', 'draw_run', 'report_run',
            'pico_train', 'the_model', 'add_model', 'eval_parser', 'held_out_text', 'report_score', 'report_recall',
-           'pico_eval', 'show_stream', 'generate_parser', 'write_page', 'pico_generate', 'pico_main']
+           'pico_eval', 'show_stream', 'generate_parser', 'write_page', 'pico_generate', 'commands', 'pico_main']
 
 # %% ../nbs/13_cli.ipynb #1ae27439
 import dataclasses
 import shlex
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from .stories import story
 from .core import InputError, TextDecoder, moved, to_text
@@ -320,13 +321,21 @@ generate_command = command(pico_generate)
 # %% ../nbs/13_cli.ipynb #0b1b63d3
 COMMANDS = dict(train=train_command, generate=generate_command, eval=eval_command)
 
+def commands()->dict: # name -> a function that gives the command
+    "All commands of the package: those of this chapter, and those that it is installed with."
+    own = {name: lambda main=main: main for name, main in COMMANDS.items()}
+    installed = {p.name.removeprefix('pico-'): p.load for p in entry_points(group='console_scripts')
+                 if p.name.startswith('pico-') and p.value.startswith('pico.')}
+    return own | {name: load for name, load in installed.items() if name not in own}
+
 def pico_main(args=None):
     "What the commands do, without their scripts: `python -m pico train …`."
     args = list(sys.argv[1:] if args is None else args)
     p = Parser('python -m pico', pico_main.__doc__,
                ['python -m pico train --help', 'torchrun --nproc_per_node 2 -m pico.cli train runs/mine text.txt'])
-    p.add_argument('command', choices=tuple(COMMANDS), help='which one; its own --help tells more')
-    COMMANDS[p.parse_args(args[:1]).command](args[1:])
+    known = commands()
+    p.add_argument('command', choices=tuple(known), help='which one; its own --help tells more')
+    known[p.parse_args(args[:1]).command]()(args[1:])
 
 pico_main.__name__ = 'pico'
 main = command(pico_main)

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 from nbdev_command import nbdev
+from pico.show import parts_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,8 +34,16 @@ def differences(root=ROOT):
         bad += [f'pico/{n} is not exported yet' for n in sorted(fresh - mine)]
         def text(folder, name): return (folder/'pico'/name).read_text(encoding='utf-8')     # line endings are git's
         changed = [n for n in sorted(mine & fresh) if text(root, n) != text(d, n)]
-        return bad + [f'pico/{n} differs from its notebook' for n in changed]
+        return bad + [f'pico/{n} differs from its notebook' for n in changed] + differing_parts(root)
     finally: shutil.rmtree(d)
+
+def differing_parts(root):
+    "What differs between `pico/template/` and the `%%part` cells of the notebooks, as sentences."
+    texts = parts_of(root/'nbs')
+    mine = {f.name: f.read_text(encoding='utf-8') for f in sorted((root/'pico'/'template').glob('*'))}
+    return ([f'pico/template/{n} has no cell' for n in sorted(mine.keys() - texts)]
+            + [f'pico/template/{n} is not exported yet' for n in sorted(texts.keys() - mine)]
+            + [f'pico/template/{n} differs from its cells' for n in sorted(mine) if texts.get(n, mine[n]) != mine[n]])
 
 def unexecuted(root=ROOT):
     "Notebooks that store no output at all, or an error."

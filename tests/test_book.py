@@ -44,9 +44,12 @@ def test_a_stale_or_edited_module_is_noticed(tmp_path):
     for d in ('nbs', 'pico'): shutil.copytree(ROOT/d, tmp_path/d)
     for name in check_sync.SETTINGS: shutil.copy(ROOT/name, tmp_path)
     (tmp_path/'pico'/'ghost.py').write_text('x = 1\n')
-    with open(tmp_path/'pico'/'heads.py', 'a') as f: f.write('# edited\n')
-    assert check_sync.differences(tmp_path) == ['pico/ghost.py has no notebook',
-                                                'pico/heads.py differs from its notebook']
+    (tmp_path/'pico'/'template'/'ghost.js').write_text('const x = 1\n')
+    for name in ('heads.py', 'template/show.css'):
+        with open(tmp_path/'pico'/name, 'a') as f: f.write('# edited\n')
+    assert check_sync.differences(tmp_path) == [
+        'pico/ghost.py has no notebook', 'pico/heads.py differs from its notebook',
+        'pico/template/ghost.js has no cell', 'pico/template/show.css differs from its cells']
 
 def test_notebooks_are_executed_and_small():
     assert check_sync.unexecuted() == []
@@ -66,7 +69,7 @@ def test_prose_accompanies_code():
 # what shared programs import: the public surface, and every name that has moved since
 PUBLIC = """data load_corpus batch Corpus, model Pico PicoConfig, evaluate bits_per_byte router_report, soap SOAP,
 train TrainConfig train, generate generate stream, attention attention, router ROUTERS Router Route router,
-cli train_command generate_command eval_command"""
+cli train_command generate_command eval_command, page page page_command"""
 
 def test_public_names_stay_where_they_were():
     for line in PUBLIC.replace('\n', ' ').split(','):

@@ -97,7 +97,7 @@ def test_generate_and_eval(run, capsys, tmp_path):
     refused(capsys, generate_command, run, '--temperature', '-1', words='temperature')
     refused(capsys, generate_command, tmp_path/'nowhere', words='nowhere')
 
-@pytest.mark.parametrize('name', ['pico-train', 'pico-generate', 'pico-eval'])
+@pytest.mark.parametrize('name', ['pico-train', 'pico-generate', 'pico-eval', 'pico-page'])
 def test_installed_commands_explain_themselves(name):
     r = subprocess.run([Path(sys.executable).parent/name, '--help'], capture_output=True, text=True, timeout=120)
     assert r.returncode == 0 and 'OUT' in r.stdout

@@ -28,7 +28,8 @@ PROSE = re.sub(r'^```.*?^```', '', README, flags=re.S | re.M)
 SHOWN = re.findall(r'`(pico-\w+ [^`\n]+)`', PROSE) + re.findall(r'^\$ (pico-.*)$', README, re.M)
 TYPED = [c for c in [*SHELL, *SHOWN] if c.startswith('pico-')]
 SHORTER = {'pico-train': ['--max_steps', '2', '--validation_bytes', '300', '--context_len', '64', '--batch_size', '2'],
-           'pico-eval': ['--max_bytes', '300'], 'pico-generate': ['--max_bytes', '20']}
+           'pico-eval': ['--max_bytes', '300'], 'pico-generate': ['--max_bytes', '20'],
+           'pico-page': ['--max_bytes', '300']}
 
 def test_make_targets_and_files_of_the_readme_exist():
     make = (ROOT/'Makefile').read_text()
@@ -50,6 +51,7 @@ def test_every_command_of_the_readme_runs_as_typed(place, monkeypatch):
     "In the order of the page, each with a shortened budget."
     import datasets
     import pico.cli
+    import pico.page
     import pico.sources
     import shlex
     monkeypatch.chdir(place)
@@ -60,7 +62,8 @@ def test_every_command_of_the_readme_runs_as_typed(place, monkeypatch):
         name, *args = shlex.split(line)
         goes_on = name == 'pico-train' and (place/args[0]/'train.json').exists()
         if not goes_on: args += SHORTER[name]
-        try: pico.cli.COMMANDS[name.removeprefix('pico-')](args)
+        command = pico.page.page_command if name == 'pico-page' else pico.cli.COMMANDS[name.removeprefix('pico-')]
+        try: command(args)
         except SystemExit as e: assert e.code in (0, None), line
 
 def test_readme_python_runs(place, monkeypatch):
@@ -228,7 +231,8 @@ def test_wheel_works_in_a_clean_environment(tmp_path):
                    capture_output=True)
     wheel, = tmp_path.glob('*.whl')
     names = zipfile.ZipFile(wheel).namelist()
-    for p in (ROOT/'pico').glob('*.py'): assert f'pico/{p.name}' in names
+    for p in [*(ROOT/'pico').glob('*.py'), *(ROOT/'pico'/'template').glob('*')]:
+        assert str(p.relative_to(ROOT)) in names
     subprocess.run([sys.executable, '-m', 'venv', tmp_path/'v'], check=True)
     pip = subprocess.run([tmp_path/'v/bin/python', '-m', 'pip', 'install', '-q', wheel, 'torch<2.14'],
                          capture_output=True, text=True)
@@ -239,3 +243,6 @@ def test_wheel_works_in_a_clean_environment(tmp_path):
     out = subprocess.run([tmp_path/'v/bin/pico-generate', tmp_path/'r', '--prompt', 'Once', '--max_bytes', '20'],
                          capture_output=True, text=True, cwd=tmp_path)
     assert out.returncode == 0 and out.stdout.startswith('Once'), out.stderr
+    out = subprocess.run([tmp_path/'v/bin/pico-page', tmp_path/'r', tmp_path/'r.html', '--max_bytes', '300'],
+                         capture_output=True, text=True, cwd=tmp_path)
+    assert out.returncode == 0 and '</html>' in (tmp_path/'r.html').read_text(), out.stderr
