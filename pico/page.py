@@ -169,7 +169,7 @@ def filled(
 class Page:
     "A page that runs a model; in a notebook it shows itself."
     html:str
-    bpb:tuple=None # bits per byte of held-out text: with the model's own weights, and with those in the page
+    bpb:tuple|None=None # bits per byte of held-out text: with the model's own weights, and with those in the page
 
     def save(self, file:str):
         "Write it to a file."

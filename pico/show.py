@@ -32,11 +32,11 @@ def parts_of(
     return {name: '\n'.join(bodies) for name, bodies in texts.items()}
 
 def export_parts(
-    folder:Path='nbs',   # of notebooks
-    to:Path=TEMPLATE,    # made if needed; what is stale in it goes
+    folder:str|Path='nbs', # of notebooks
+    to:str|Path=TEMPLATE,  # made if needed; what is stale in it goes
 ):
     "Write the parts of pages to their files."
-    texts, to = parts_of(folder), Path(to)
+    texts, to = parts_of(Path(folder)), Path(to)
     to.mkdir(exist_ok=True)
     for f in to.iterdir():
         if f.name not in texts: f.unlink()
