@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 import numpy as np
 from .core import InputError
+from .pretrained import SCALE, quantize
 from .model import Pico
 from .evaluate import bits_per_byte
 
@@ -26,10 +27,8 @@ def pack(
     if dtype == 'bool': return np.packbits(t.numpy()).tobytes()
     if dtype == 'bfloat16': return t.bfloat16().view(torch.int16).numpy().tobytes()
     if dtype != 'int8': return t.float().numpy().astype(dtype).tobytes()
-    rows = t.float().reshape(len(t), -1)
-    scale = rows.abs().amax(1).clamp(min=1e-30) / 127             # (rows,)
-    whole = (rows / scale[:,None]).round().to(torch.int8)
-    return scale.numpy().tobytes() + whole.numpy().tobytes()
+    stored = quantize(dict(w=t), 'int8')
+    return stored['w' + SCALE].numpy().tobytes() + stored['w'].numpy().tobytes()
 
 def unpack(
     data:bytes, # what `pack` gives
