@@ -162,6 +162,7 @@ class Side {                                         // one reader of the text: 
     this.warning.textContent = NOT_TRAINED
     this.next = null                                 // what is expected after the text
     this.speed = null
+    this.rest = 0                                    // until then nothing new is painted
     this.version = 0                                 // what a worker says of an older text is not heard
     for (const [value, text] of Object.entries(ABOUT.routers)) {
       const option = element('option', '', text)
@@ -203,6 +204,16 @@ class Side {                                         // one reader of the text: 
     this.store.keep(n)
     this.pane.keep(this.store.n)
     this.count()
+  }
+
+  paint(now) {                                       // to lay a long text out takes long: at most a fifth of the time
+    const start = performance.now()
+    if (start < this.rest && !now) return
+    this.pane.extend(this.store.n)
+    const { scrollHeight } = this.pane.where         // asking for it makes the browser lay the text out here and now
+    if (at_work && this === sides[0]) this.pane.where.scrollTop = scrollHeight
+    const end = performance.now()
+    this.rest = end + 4 * (end - start)
   }
 
   count(left = 0) {                                  // the line above the text
@@ -248,14 +259,13 @@ const HEARD = {                                      // what workers say
   read(side, m) {
     side.speed = rate(side, m)
     side.store.add(m.facts)
-    side.pane.extend(side.store.n)
+    side.paint()
     side.count(m.left)
   },
   wrote(side, m) {
     const { bytes, from, n } = m.facts
     editor.append(bytes.subarray(0, n), from)
     HEARD.read(side, { ...m, left: 0 })
-    side.pane.where.scrollTop = side.pane.where.scrollHeight
     for (const other of sides) if (other !== side && other.ready) other.tell('more', { bytes: bytes.slice(0, n) })
     drafts.asked += m.asked
     drafts.right += m.right
@@ -268,6 +278,7 @@ const HEARD = {                                      // what workers say
     if (m.ended) $('status').textContent = 'The model ended its text here.'
   },
   idle(side, m) {
+    side.paint(true)
     side.next = m.size === side.store.n ? m : null
     side.e.dataset.read = m.size                     // up to here everything is shown
     refresh(side)
