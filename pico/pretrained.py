@@ -97,9 +97,8 @@ def quantize(
     if dtype not in STORED: raise InputError(f"dtype={dtype!r} is unknown: use one of {', '.join(STORED)}")
     stored = {}
     for name, w in weights.items():
-        if not w.is_floating_point(): stored[name] = w                         # counts and tables stay
-        elif dtype != 'int8': stored[name] = w.to(getattr(torch, dtype))
-        elif w.dim() < 2: stored[name] = w.float()
+        if dtype == 'float32' or w.dim() < 2 or not w.is_floating_point(): stored[name] = w       # as it is
+        elif dtype == 'bfloat16': stored[name] = w.bfloat16()
         else:
             scale = (w.float().abs().amax(-1, keepdim=True) / 127).clamp(min=1e-30)     # (rows, 1)
             stored[name], stored[name + SCALE] = (w / scale).round().to(torch.int8), scale

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from common import parse, parser, stamp
 
 from pico.alibi import alibi_bias, alibi_slopes
-from pico.attention import attention, attention_dense, attention_flex, attention_fused
+from pico.attention import attention, attention_banded, attention_dense, attention_flex, attention_fused
 from pico.block import Block
 
 H, G, K, D = 9, 3, 16, 144
@@ -30,28 +30,6 @@ CASES = [(T, 16) for T in (256, 512, 1024, 2048, 4096, 6144)] + [(1536, 512)]
 RATES = [(6144, 16), (1536, 512)]                # where a block and a matrix product are timed, too
 
 # --- the rungs
-
-def attention_banded(q, k, v, window, slopes, block=None):
-    "Rung 3 of chapter 03, which only explains and is not in the package."
-    (B, H, T, K), (G, S) = q.shape, k.shape[1:3]
-    R, W = H // G, S-1 if window is None else min(window, S-1)
-    block = min(T, block or max(64, W//2))
-    n = -(-T // block)                                            # blocks
-    before = W - (S - T)    # keys that the first block would like to see and that are not there
-    def cut(x):                                                   # (B, G, S, K) -> (B, G, n, W + block, K)
-        x = F.pad(x, (0, 0, max(before, 0), n*block - T))[:, :, max(-before, 0):]
-        return x.unfold(2, W + block, block).transpose(-1, -2)
-    q = F.pad(q, (0, 0, 0, n*block - T)).view(B, G, R, n, block, K).transpose(2, 3).reshape(B, G, n, R*block, K)
-    scores = (q / math.sqrt(K)) @ cut(k).transpose(-1, -2)        # (B, G, n, R·block, W + block)
-    low = torch.finfo(scores.dtype).min / 2                       # hides, and leaves a softmax over nothing finite
-    j = torch.arange(W + block, device=q.device)
-    tile = alibi_bias(slopes, j[W:], j, W, scores.dtype).clamp(min=low)
-    scores = scores + tile.view(G, 1, R*block, W + block)
-    m = min(n, -(-max(before, 0) // block))                       # blocks that reach before the first key
-    index = j - before + block*torch.arange(m, device=q.device)[:,None]     # (m, W + block) of each key
-    scores[:, :, :m].masked_fill_((index < 0)[:,None], low)
-    out = scores.softmax(-1).to(v.dtype) @ cut(v)                 # (B, G, n, R·block, K)
-    return out.view(B, G, n, R, block, K).transpose(2, 3).reshape(B, H, n*block, K)[:, :, :T]
 
 def sdpa(q, k, v, W, s, p):
     "What one would write without this chapter: all scores, the bias as a mask."
