@@ -9,7 +9,6 @@ memory during forward + backward minus what was resident just before (on a GPU: 
 rung gets the same inputs: heads 9/3, head width 16, float32, batch 1.
 """
 import argparse
-import math
 import os
 import resource
 import statistics
