@@ -46,7 +46,7 @@ def twice(main, args, out, capsys, *, kept=True):
     ('head_costs', ['cost'], ['cost-stories-0']),
     ('head_costs', ['equal', '--seed', '3'], ['equal-nano-3']),
     ('optimizers', ['--stage', 'rates'], [f'rates-stories-{o}-0.008-100' for o in ('adamw', 'muon', 'soap')]),
-    ('starting', [], ['stories-from-stories-0', 'stories-from-nothing-0']),
+    ('starting', [], ['stories-from-nothing-0', 'stories-from-stories-0']),
     ('train_costs', [], ['cost']),
     pytest.param('ddp', [], ['ddp'], marks=pytest.mark.slow),
     pytest.param('threads', [], ['threads'], marks=pytest.mark.slow),

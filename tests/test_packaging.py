@@ -216,7 +216,7 @@ def test_links_and_picture_work_outside_the_repository(setup_file, monkeypatch):
     links = re.findall(r'\]\(([^)#]+)\)', text)
     assert len(links) == len(re.findall(r'\]\(([^)#]+)\)', README)) > 20
     assert all(link.startswith('https://') for link in links)
-    assert '(https://host.test/a/b/raw/v1/nbs/images/routed.svg)' in text
+    assert '(https://host.test/a/b/raw/v1/nbs/images/page.png)' in text
     assert '[00 Stories](https://host.test/a/b/blob/v1/nbs/00_stories.ipynb)' in text
     assert setup_file.absolute(README, '', '') == README           # no address, no change
 

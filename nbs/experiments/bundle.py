@@ -8,7 +8,6 @@ is a text that nothing was chosen by: stories of another seed than those of trai
 card.
 """
 import argparse
-import html
 import os
 import tempfile
 from datetime import date
@@ -125,34 +124,6 @@ def recalled(model, asked):
     return dict(on_share=on_share, on_error=on_error, facts=facts, chance=chance, off_share=off_share,
                 off_error=off_error)
 
-# --- the picture
-
-def picture(g, file, columns=66, width=11.5, height=30):
-    "Written text as an SVG file: the prompt in grey, routed bytes on orange. ASCII only: a byte is a character."
-    data, routed = g.prompt + g.bytes, [None]*len(g.prompt) + g.routed
-    shapes, letters, rows = [], [], lines(data, columns)
-    for row, (start, stop) in enumerate(rows):
-        for i in range(start, stop):
-            x, y, c = 15 + (i - start)*width, 30 + row*height, chr(data[i])
-            if routed[i]: shapes.append(f'<rect x="{x:.1f}" y="{y-18}" width="{width}" height="24" fill="#ffb74d"/>')
-            if c != ' ': letters.append(f'<text x="{x:.1f}" y="{y}"{grey(routed[i])}>{html.escape(c)}</text>')
-    size = f'width="{30 + columns*width:.0f}" height="{24 + len(rows)*height}"'
-    body = '\n'.join(['<rect width="100%" height="100%" fill="white"/>', *shapes, *letters])
-    file.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="monospace" '
-                    f'font-size="18">\n{body}\n</svg>\n')
-
-def lines(data, columns):
-    "Where each line of a picture begins and stops: behind a space, if there is one."
-    found, start = [], 0
-    while start < len(data):
-        stop = min(start + columns, len(data))
-        if stop < len(data): stop = data.rfind(b' ', start, stop + 1) + 1 or stop
-        found.append((start, stop))
-        start = stop
-    return found
-
-def grey(routed): return ' fill="#777"' if routed is None else ''
-
 # --- all of it
 
 def bundle(run, out, how=HOW, limit=LIMIT, scored=SCORED, asked=ASKED):
@@ -163,7 +134,6 @@ def bundle(run, out, how=HOW, limit=LIMIT, scored=SCORED, asked=ASKED):
     new = [story(i, SEED) for i in range(max(scored, asked))]
     (out/'README.md').write_text(card(model, run, how, new[:scored], far(new[:asked])), encoding='utf-8')
     print((out/'README.md').read_text(encoding='utf-8'))
-    picture(generate(model, 'Once upon a time', max_bytes=380), out/'routed.svg')
 
 def smoke(folder):
     "A few steps of a small model that knows nothing."
@@ -175,9 +145,6 @@ def main(args=None):
     p.add_argument('--smoke', action='store_true', help='a few steps into a temporary folder')
     if p.parse_args(args).smoke:
         with tempfile.TemporaryDirectory() as d: smoke(Path(d))
-    else:
-        home = ROOT/'pico'/'models'/'stories'
-        bundle(ROOT/'runs'/'stories', home)
-        (home/'routed.svg').replace(ROOT/'nbs'/'images'/'routed.svg')
+    else: bundle(ROOT/'runs'/'stories', ROOT/'pico'/'models'/'stories')
 
 if __name__ == '__main__': main()

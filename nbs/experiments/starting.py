@@ -3,9 +3,9 @@
     python nbs/experiments/starting.py --data DIR
 
 The model that comes with the package, which knows nothing but its stories, goes on with another text; a model of the
-same shape begins with random weights. Both read the same batches, by `pico.train.train` and the settings of `nano`,
-with a constant rate, so that every point of the curves is a model that could have gone on. They are scored on the
-tenth of the text before its held-out tenth. Chapter 11 draws the curves.
+same shape begins with random weights. Both read the same batches, by `pico.train.train`, with a constant rate, so that
+every point of the curves is a model that could have gone on. They are scored on the tenth of the text before its
+held-out tenth. Chapter 11 draws the curves.
 """
 import tempfile
 from pathlib import Path
@@ -17,10 +17,11 @@ from pico.record import read_metrics
 from pico.train import TrainConfig, train
 
 STEPS, EVERY = 1000, 50
+WAY = dict(context_len=512, batch_size=4, learning_rate=8e-3, warmup_steps=50, schedule='constant', validation_bytes=20_000)
 
 def curve(corpus, held_out, start, seed, steps, every):
     "Bits per byte on held-out text, every so many steps: (step, bits per byte)."
-    s = TrainConfig.preset('nano', schedule='constant', max_steps=steps, validation_interval=every, seed=seed)
+    s = TrainConfig(optimizer='soap', **WAY, max_steps=steps, validation_interval=every, seed=seed)
     with tempfile.TemporaryDirectory() as d:
         train(Path(d)/'run', corpus, trained_model('stories').config, s, held_out, progress=False, start=start)
         return [(m['step'], m['validation_bpb']) for m in read_metrics(Path(d)/'run') if 'validation_bpb' in m]
