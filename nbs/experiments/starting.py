@@ -17,7 +17,8 @@ from pico.record import read_metrics
 from pico.train import TrainConfig, train
 
 STEPS, EVERY = 1000, 50
-WAY = dict(context_len=512, batch_size=4, learning_rate=8e-3, warmup_steps=50, schedule='constant', validation_bytes=20_000)
+WAY = dict(context_len=512, batch_size=4, learning_rate=8e-3, warmup_steps=50, schedule='constant',
+           validation_bytes=20_000)
 
 def curve(corpus, held_out, start, seed, steps, every):
     "Bits per byte on held-out text, every so many steps: (step, bits per byte)."
