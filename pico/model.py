@@ -162,10 +162,11 @@ class Pico(nn.Module, Files):
     def describe(self)->str:
         "A few sentences for the model card."
         c = self.config
-        share = '' if c.router in ('all', 'none') else f' and aims at {c.latent_capacity_factor:.1%} of them'
-        return (f"A byte-level language model of {self.num_parameters():,} parameters: {c.fb_num_blocks} full-byte "
-                f"blocks before and after {c.latent_num_blocks} latent blocks, {c.dim} wide. The router "
-                f"`{c.router}` says which bytes go through the latent blocks{share}.")
+        learns = any(p.requires_grad for p in self.latent.router.parameters())
+        share = f', at most {c.latent_capacity_factor:.1%} of them' if learns else ''
+        return (f"A byte-level language model of {self.num_parameters():,} parameters, {c.dim} wide. Full-byte blocks: "
+                f"{c.fb_num_blocks} before and {c.fb_num_blocks} after the latent blocks, of which there are "
+                f"{c.latent_num_blocks}. The router `{c.router}` says which bytes go through the latent blocks{share}.")
 
     def router_state_step(self):
         "Update the router's running state, if it has one: once per optimizer step."
