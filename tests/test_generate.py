@@ -132,7 +132,8 @@ def test_every_row_has_the_noise_of_its_seed(trained):
     "One number gives every row the same noise; None gives none of them the same twice."
     a, b = generate(trained, ['Mia', 'Mia'], 40, seed=3)
     assert a.bytes == b.bytes == generate(trained, 'Mia', 40, seed=3).bytes
-    new = [g for _ in range(2) for g in generate(trained, ['Mia', 'Mia'], 40, temperature=2, seed=None, ignore_end=True)]
+    how = dict(temperature=2, seed=None, ignore_end=True)
+    new = [g for _ in range(2) for g in generate(trained, ['Mia', 'Mia'], 40, **how)]
     assert len({g.bytes for g in new}) == 4
 
 class Margins:
