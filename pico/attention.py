@@ -252,8 +252,9 @@ def attention(
     if k_start is None and from_beginning(q, k):
         if window is not None and window <= 32 and T > 2 * max(window, 16):
             return attention_banded(q, k, v, window, slopes)
-        place = torch.arange(T)
-        if T <= 192: return attention_dense(q, k, v, window, slopes, place, place)
+        if T <= 192:
+            place = torch.arange(T)
+            return attention_dense(q, k, v, window, slopes, place, place)
     return attention_fused(q, k, v, window, slopes, k_start)
 
 # %% ../nbs/03_attention.ipynb #784d75e9

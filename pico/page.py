@@ -191,8 +191,8 @@ def page(
     bpb = packing_cost(model, dtype, held_out, max_bytes)
     known = examples(model)
     about = f'A byte-level language model of {model.num_parameters():,} numbers.'
-    status = (f'On {max_bytes:,} held-out bytes it needs {bpb[1]:.4f} bits per byte with the {dtype} weights of this '
-              f'page, {bpb[0]:.4f} with its own.')
+    status = (f'On at most {max_bytes:,} held-out bytes it needs {bpb[1]:.4f} bits per byte with the {dtype} weights '
+              f'of this page, {bpb[0]:.4f} with its own.')
     data = page_data(model, parts, examples=known, text=known[0]['text'], status=status)
     return Page(filled(title, about, data, weights), bpb)
 

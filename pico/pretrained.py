@@ -43,7 +43,9 @@ def read_settings(
     file = Path(file)
     try:
         fields:Any                                                # `from_dict` refuses what is no dictionary
-        if file.suffix == '.safetensors': fields = header(file).get('config')
+        if file.suffix == '.safetensors':
+            fields = header(file).get('config')
+            if fields is None: raise InputError(f"{file} does not say its shape: put its config.json beside it")
         else:
             if file.stat().st_size > 1_000_000: raise ValueError('too large')
             fields = json.loads(file.read_text(encoding='utf-8'))
@@ -137,8 +139,8 @@ def read_weights(
     model.load_state_dict(weights)
 
 # %% ../nbs/06a_pretrained.ipynb #646d3d4d
-FACTS = {'data': 'trained on', 'steps': 'optimizer steps', 'bytes': 'bytes seen', 'bpb': 'bits per byte, held out',
-         'command': 'measured by', 'license': 'licence', 'stored': 'stored as', 'version': 'made with'}
+FACTS = {'data': 'trained on', 'steps': 'optimizer steps', 'bpb': 'bits per byte, held out', 'command': 'measured by',
+         'license': 'licence', 'stored': 'stored as', 'version': 'made with'}
 
 def one_line(
     value,
@@ -213,13 +215,13 @@ class Files(PyTorchModelHubMixin):
         dtype:str='float32',       # 'float32' | 'bfloat16' | 'int8': how the weights are stored
         **kwargs,                  # what the Hub's mixin passes; not used
     ):
-        "Write config.json, model.safetensors and README.md: a directory that `from_pretrained` reads."
+        "Write config.json, model.safetensors and, where none is, README.md: a directory for `from_pretrained`."
         weights = {k: t.contiguous() for k, t in quantize(self.state_dict(), dtype).items()}
         d = Path(save_directory)
         d.mkdir(parents=True, exist_ok=True)
         (d/'config.json').write_text(json.dumps(self.config.to_dict(), indent=2) + '\n', encoding='utf-8')
         about = (self.about or {}) | dict(stored=dtype, version=f'pico-lm {__version__}')
-        (d/'README.md').write_text(card(self.describe(), about), encoding='utf-8')
+        if not (d/'README.md').exists(): (d/'README.md').write_text(card(self.describe(), about), encoding='utf-8')
         save_file(weights, d/'model.safetensors', self.header())
         shutil.copymode(d/'config.json', d/'model.safetensors')   # safetensors writes files that nobody else may read
 

@@ -277,13 +277,13 @@ def as_asked(
 )->tuple:                        # design and settings
     """What was given; else what the run in `out` was begun with; else the design of the model to begin from, and the
     preset, by default the one for this machine."""
-    begun = what_was_asked(out)
-    old = begun if preset is None else {}
+    old = what_was_asked(out) if preset is None else {}
+    # refuses a design that does not fit before anything is written
+    trained = trained_model(start, config) if start and not old else None
     name = preset or default_preset(settings.device if settings else 'auto')
     if config is None:
         if old: config = PicoConfig.from_dict(old['config'])
-        else: config = trained_model(start).config if start else PicoConfig.preset(name)
-    if start and not begun: trained_model(start, config)          # refuses before anything is written
+        else: config = trained.config if trained else PicoConfig.preset(name)
     if settings is None: settings = TrainConfig.from_dict(old['settings']) if old else TrainConfig.preset(name)
     return config, settings
 

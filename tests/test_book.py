@@ -84,8 +84,9 @@ def test_cells_functions_and_modules_have_a_size():
     for p in NOTEBOOKS:
         for c in cells(p):
             text = ''.join(c['source'])
-            if c['cell_type'] != 'code' or not text.startswith('#| export'): continue
+            if c['cell_type'] != 'code' or not text.startswith(('#| export', '%%part ')): continue
             assert text.count('\n') < 50, f'{p.name}: an exported cell of more than 50 lines\n{text[:200]}'
+            assert max(map(len, text.splitlines())) <= 120, f'{p.name}: a line is too long\n{text[:200]}'
     for p in (ROOT/'pico').glob('*.py'):
         if p.name == '_modidx.py': continue
         code = p.read_text(encoding='utf-8')

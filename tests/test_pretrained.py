@@ -41,6 +41,11 @@ def test_one_file_is_enough(model, tmp_path):
     file.rename(tmp_path/'m'/'model.safetensors')
     assert equal(Pico.from_pretrained(tmp_path/'m'), model)            # a directory without config.json
 
+def test_a_readme_that_somebody_wrote_stays(model, tmp_path):
+    (tmp_path/'README.md').write_text('mine')
+    model.save_pretrained(tmp_path)
+    assert (tmp_path/'README.md').read_text() == 'mine' and equal(Pico.from_pretrained(tmp_path), model)
+
 def test_equal_models_give_equal_files(model, tmp_path):
     for d in 'ab': model.save_pretrained(tmp_path/d)
     for f in (tmp_path/'a').iterdir(): assert f.read_bytes() == (tmp_path/'b'/f.name).read_bytes()

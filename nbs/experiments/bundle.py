@@ -19,7 +19,7 @@ from common import HERE, processor
 from pico.data import Corpus
 from pico.evaluate import bits_per_byte, recall
 from pico.generate import generate
-from pico.model import PicoConfig
+from pico.model import Pico, PicoConfig
 from pico.stories import floor, story
 from pico.train import TrainConfig, train
 from pico.record import read_metrics, span
@@ -130,7 +130,8 @@ def bundle(run, out, how=HOW, limit=LIMIT, scored=SCORED, asked=ASKED):
     "Train in `run` until done, then write the model and its card into `out`."
     model = train(run, 'stories', PicoConfig.preset('nano'), TrainConfig.preset('nano', **how), limit=limit)
     if read_metrics(run)[-1]['step'] < how['max_steps']: return print('not finished: start the command again to go on')
-    model.to('cpu').save_pretrained(out)
+    model.to('cpu').save_pretrained(out, 'bfloat16')
+    model = Pico.from_pretrained(out)                             # what is stored is what is measured
     new = [story(i, SEED) for i in range(max(scored, asked))]
     (out/'README.md').write_text(card(model, run, how, new[:scored], far(new[:asked])), encoding='utf-8')
     print((out/'README.md').read_text(encoding='utf-8'))

@@ -56,7 +56,10 @@ class Store {                                        // what is known of every b
     let bits = 0, scored = 0, routed = 0
     for (let i = 0; i < this.n; i++) {
       routed += this.routed[i]
-      if (this.cost[i] === this.cost[i]) { bits += this.cost[i]; scored++ }
+      if (this.cost[i] === this.cost[i]) {
+        bits += this.cost[i]
+        scored++
+      }
     }
     return { bits: bits / scored, routed: routed / this.n }
   }
@@ -106,7 +109,10 @@ class Pane {                                         // the coloured text of a s
 Pane.prototype.show = function (block, live) {       // an element for each character, or the text alone
   if (block.live === live) return
   block.live = live
-  if (!live) { block.e.textContent = visible(block.chars.map(c => c[0]).join('')); return }
+  if (!live) {
+    block.e.textContent = visible(block.chars.map(c => c[0]).join(''))
+    return
+  }
   const { store, begins } = this.side
   block.e.replaceChildren(...block.chars.map(([c, a, b]) => {
     let cost = 0, routed = false, drafted = true
@@ -184,46 +190,46 @@ class Side {                                         // one reader of the text: 
   }
 
   tell(kind, more) { this.worker.postMessage({ kind, version: this.version, ...more }) }
+}
 
-  change(from) {                                     // the text is another one from this byte on
-    this.keep(from)
-    this.next = null
-    if (!this.ready) return                          // it will be told then
-    this.version += 1                                // what is on its way is lost, so it is read again
-    this.tell('text', { keep: this.store.n, bytes: editor.bytes.slice(this.store.n) })
-  }
+Side.prototype.change = function (from) {            // the text is another one from this byte on
+  this.keep(from)
+  this.next = null
+  if (!this.ready) return                            // it will be told then
+  this.version += 1                                  // what is on its way is lost, so it is read again
+  this.tell('text', { keep: this.store.n, bytes: editor.bytes.slice(this.store.n) })
+}
 
-  set() {                                            // other switches: the text is read again
-    const how = { latent: this.latent.checked, router: this.router.value }
-    this.warning.hidden = how.latent && how.router === ABOUT.config.router
-    this.tell('set', { how })
-    this.change(0)
-  }
+Side.prototype.set = function () {                   // other switches: the text is read again
+  const how = { latent: this.latent.checked, router: this.router.value }
+  this.warning.hidden = how.latent && how.router === ABOUT.config.router
+  this.tell('set', { how })
+  this.change(0)
+}
 
-  keep(n) {
-    this.store.keep(n)
-    this.pane.keep(this.store.n)
-    this.count()
-  }
+Side.prototype.keep = function (n) {
+  this.store.keep(n)
+  this.pane.keep(this.store.n)
+  this.count()
+}
 
-  paint(now) {                                       // to lay a long text out takes long: at most a fifth of the time
-    const start = performance.now()
-    if (start < this.rest && !now) return
-    this.pane.extend(this.store.n)
-    const { scrollHeight } = this.pane.where         // asking for it makes the browser lay the text out here and now
-    if (at_work && this === sides[0]) this.pane.where.scrollTop = scrollHeight
-    const end = performance.now()
-    this.rest = end + 4 * (end - start)
-  }
+Side.prototype.paint = function (now) {              // to lay a long text out takes long: at most a fifth of the time
+  const start = performance.now()
+  if (start < this.rest && !now) return
+  this.pane.extend(this.store.n)
+  const { scrollHeight } = this.pane.where           // asking for it makes the browser lay the text out here and now
+  if (at_work && this === sides[0]) this.pane.where.scrollTop = scrollHeight
+  const end = performance.now()
+  this.rest = end + 4 * (end - start)
+}
 
-  count(left = 0) {                                  // the line above the text
-    const { bits, routed } = this.store.summary, { n } = this.store
-    const speed = this.speed ? ` · ${Math.round(this.speed).toLocaleString('en')} bytes/s` : ''
-    const reading = left ? ` · ${left.toLocaleString('en')} still to be read` : ''
-    const cost = bits === bits ? `${bits.toFixed(3)} bits per byte · ` : ''
-    const all = `${cost}${percent(routed)} routed · ${n.toLocaleString('en')} bytes${speed}${reading}`
-    this.numbers.textContent = n ? all : ''
-  }
+Side.prototype.count = function (left = 0) {         // the line above the text
+  const { bits, routed } = this.store.summary, { n } = this.store
+  const speed = this.speed ? ` · ${Math.round(this.speed).toLocaleString('en')} bytes/s` : ''
+  const reading = left ? ` · ${left.toLocaleString('en')} still to be read` : ''
+  const cost = bits === bits ? `${bits.toFixed(3)} bits per byte · ` : ''
+  const all = `${cost}${percent(routed)} routed · ${n.toLocaleString('en')} bytes${speed}${reading}`
+  this.numbers.textContent = n ? all : ''
 }
 
 Side.prototype.listen = function () {                // mouse, touch and keys
@@ -313,7 +319,10 @@ function refresh(side) {                             // the text has changed: is
   const { at } = chosen
   chosen.side = null
   if (at < side.store.n) choose_byte(side, at)
-  else { chosen.side = side; forget_byte() }
+  else {
+    chosen.side = side
+    forget_byte()
+  }
 }
 
 function forget_byte() {
@@ -348,7 +357,10 @@ function tell_route(store, at) {
 
 function bars(list, likely, chance, from, actual) {
   list.replaceChildren()
-  if (from < 0) { list.append(element('li', 'soft', 'nothing')); return }
+  if (from < 0) {
+    list.append(element('li', 'soft', 'nothing'))
+    return
+  }
   for (let i = from; i < from + 10; i++) list.append(bar(name_of(likely[i]), chance[i], likely[i] === actual))
 }
 
@@ -472,7 +484,10 @@ function writing(now) {
 }
 
 $('write').onclick = () => {
-  if (at_work) { sides[0].tell('stop'); return }
+  if (at_work) {
+    sides[0].tell('stop')
+    return
+  }
   const how = { temperature: number('temperature'), top_p: number('top_p'), seed: Math.floor(number('seed')),
     most: Math.floor(number('most')), draft: $('draft').checked }
   Object.assign(drafts, { asked: 0, right: 0 })
@@ -524,7 +539,11 @@ function add_examples() {
 }
 
 function add_choices() {                             // of a block and a head
-  const option = (value, text) => { const o = element('option', '', text); o.value = value; return o }
+  const option = (value, text) => {
+    const o = element('option', '', text)
+    o.value = value
+    return o
+  }
   for (let b = 0; b < ABOUT.config.latent_num_blocks; b++) $('block').append(option(b, b + 1))
   $('head').append(option(-1, 'mean of all'))
   for (let h = 0; h < ABOUT.config.att_q_heads; h++) $('head').append(option(h, h + 1))

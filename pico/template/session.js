@@ -163,7 +163,11 @@ class Session {                                      // one text as one model re
   add(bytes) {                                       // text to be read
     const size = this.size + bytes.length
     if (size > this.text.length) {
-      const more = n => { const a = new Uint8Array(2 * size); a.set(n); return a }
+      const more = n => {
+        const a = new Uint8Array(2 * size)
+        a.set(n)
+        return a
+      }
       this.text = more(this.text)
       this.routed = more(this.routed)
     }
@@ -212,7 +216,9 @@ Session.prototype.next = function (facts, drafted = 0) {       // read one byte 
 Session.prototype.some = function (most, until) {    // read on for a while; null if there is nothing to be read
   if (this.read === this.size) return null
   const facts = new Facts(this.read, Math.min(most, this.size - this.read))
-  do this.next(facts); while (facts.n < facts.bytes.length && performance.now() < until)
+  do {
+    this.next(facts)
+  } while (facts.n < facts.bytes.length && performance.now() < until)
   return facts
 }
 

@@ -8,7 +8,8 @@ function classes(bits, routed, drafted) {            // of a character: NaN bits
 }
 
 function visible(text) {                             // a picture for every control character but newline and tab
-  return text.replace(/[\x00-\x08\x0b-\x1f\x7f]/g, c => String.fromCharCode(c === '\x7f' ? 0x2421 : 0x2400 + c.charCodeAt(0)))
+  const picture = c => String.fromCharCode(c === '\x7f' ? 0x2421 : 0x2400 + c.charCodeAt(0))
+  return text.replace(/[\x00-\x08\x0b-\x1f\x7f]/g, picture)
 }
 
 function first_character(bytes, i) {                 // the character that begins at i, and how many bytes it has

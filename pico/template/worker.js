@@ -2,7 +2,10 @@
 
 let session = null, writing = null, waiting = false, version = 0
 const channel = new MessageChannel()                 // a turn of its own for each slice, so that messages come between
-channel.port1.onmessage = () => { waiting = false; turn() }
+channel.port1.onmessage = () => {
+  waiting = false
+  turn()
+}
 
 function soon() {
   if (waiting) return
