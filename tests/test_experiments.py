@@ -42,6 +42,7 @@ def twice(main, args, out, capsys, *, kept=True):
 @pytest.mark.parametrize('script, args, names', [
     ('attention_costs', [], ['cpu']),
     ('averages', [], ['stories-wsd-0']),
+    ('choices', ['--only', 'nano', 'one head'], ['stories-nano-0-0.2', 'stories-one-head-0-0.2']),
     ('demo', [], ['rising', 'space']),
     ('head_costs', ['cost'], ['cost-stories-0']),
     ('head_costs', ['equal', '--seed', '3'], ['equal-nano-3']),

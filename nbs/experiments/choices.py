@@ -1,0 +1,145 @@
+"""Which choices make `nano` learn most in the same time? (Chapter 11.)
+
+    python nbs/experiments/choices.py --data DIR                             # all of CHOICES, on stories and in English
+    python nbs/experiments/choices.py --data DIR --only 'two heads' --seeds 1 2 --seconds 300
+
+One line is one model. All get the same processor time of one thread, and their learning rate falls as that is spent, so
+what costs more time takes fewer steps; the time to count for the router and to score is not part of it. They are scored
+on the ninth of the training text before the held-out text, or on stories of another seed: nothing is chosen by text
+that a chapter reports. `nano` as it was is in every list, for machines differ.
+"""
+import math
+import time
+from dataclasses import dataclass, field
+
+import torch
+from common import ROWS, LENGTH, before_last, config, new_stories, parse, parser, part, source, stamp, text, train_step
+
+from pico.batches import batch
+from pico.evaluate import bits_per_byte
+from pico.model import Pico
+from pico.train import TrainConfig, lr_factor, make_optimizer
+
+SECONDS = 150                        # of one thread: about what two quiet cores do in 85 seconds
+CORPORA = 'stories', 'english'
+NANO = dict(router='rising', latent_capacity_factor=3/16, latent_carry='yes', heads='chained', heads_every=32)
+
+@dataclass
+class Choice:
+    "What is other than in `nano` as it was."
+    name:str
+    shape:dict = field(default_factory=dict)       # fields of `PicoConfig`
+    settings:dict = field(default_factory=dict)    # fields of `TrainConfig`
+    soap:dict = field(default_factory=dict)        # settings of all groups of SOAP
+    floor:float = .1                               # where the cosine ends
+    still:bool = False                             # the blocks begin by adding nothing
+
+CHOICES = [
+    Choice('nano'),
+    # batches and rates
+    Choice('2 rows', settings=dict(batch_size=2)),
+    Choice('8 rows', settings=dict(batch_size=8)),
+    Choice('rows of 256', settings=dict(batch_size=8, context_len=256)),
+    Choice('rows of 1024', settings=dict(batch_size=2, context_len=1024)),
+    Choice('rate 0.004', settings=dict(learning_rate=4e-3)),
+    Choice('rate 0.012', settings=dict(learning_rate=1.2e-2)),
+    # schedule
+    Choice('down to 0', floor=0),
+    Choice('down to 0, rate 0.012', settings=dict(learning_rate=1.2e-2), floor=0),
+    Choice('wsd', settings=dict(schedule='wsd')),
+    Choice('average 0.97', settings=dict(average=.97)),
+    Choice('warm-up 150', settings=dict(warmup_steps=150)),
+    # heads
+    Choice('one head', dict(next_tokens=1)),
+    Choice('two heads', dict(next_tokens=2)),
+    # shape
+    Choice('64 wide', dict(dim=64, att_q_heads=4, att_kv_heads=2)),
+    Choice('128 wide', dict(dim=128, att_q_heads=8, att_kv_heads=2)),
+    Choice('2 latent blocks', dict(latent_num_blocks=2)),
+    Choice('5 latent blocks', dict(latent_num_blocks=5)),
+    Choice('2 full-byte blocks', dict(fb_num_blocks=2)),
+    Choice('capacity 1/4', dict(latent_capacity_factor=1/4)),
+    Choice('capacity 1/8', dict(latent_capacity_factor=1/8)),
+    Choice('windows of 8', dict(fb_att_window_size=8)),
+    Choice('windows of 32', dict(fb_att_window_size=32)),
+    # the optimizer
+    Choice('bases every 20 steps', soap=dict(precondition_frequency=20)),
+    Choice('bases of columns alone', soap=dict(rows=False)),
+    Choice('decay 0.01', settings=dict(weight_decay=.01)),
+    Choice('still at first', still=True),
+]
+NAMES = [c.name for c in CHOICES]
+
+def falling(choice, settings, step, done):
+    "A factor for the learning rate; the cosine ends at `floor`."
+    if settings.schedule != 'cosine': return lr_factor(step, done, settings.warmup_steps, settings.schedule)
+    warm = min(1., (step + 1) / max(1, settings.warmup_steps))
+    return warm * (choice.floor + (1 - choice.floor) * (1 + math.cos(math.pi * min(done, 1.))) / 2)
+
+def begin(choice, corpus, seed):
+    "A model, its optimizer, and how it is trained."
+    how = dict(context_len=LENGTH, batch_size=ROWS, learning_rate=8e-3, warmup_steps=50, optimizer='soap')
+    settings = TrainConfig(**how | choice.settings)
+    torch.manual_seed(seed)
+    model = Pico(config('nano', **NANO | choice.shape)).train()
+    model.latent.router.begin(corpus)
+    if choice.still:
+        for stack in (model.fb_in, model.latent, model.fb_out):
+            for block in stack.blocks:
+                torch.nn.init.zeros_(block.att.proj.weight)
+                torch.nn.init.zeros_(block.glu.fc2.weight)
+    optimizer = make_optimizer(model, settings)
+    groups = [g | choice.soap for g in optimizer.param_groups]
+    for g in groups: g['params'] = list(g['params'])
+    return model, type(optimizer)(groups) if choice.soap else optimizer, settings
+
+def train(choice, corpus, seed, seconds):
+    "A model at the end of its time, the steps that it took, and the bytes that it saw."
+    model, optimizer, s = begin(choice, corpus, seed)
+    weights = list(model.parameters())
+    average = [p.detach().clone() for p in weights]
+    step, start = 0, time.thread_time()
+    while (spent := time.thread_time() - start) < seconds:
+        x, y = batch(corpus, step, s.batch_size, s.context_len, model.config.next_tokens, seed)
+        train_step(model, optimizer, x, y, s.learning_rate * falling(choice, s, step, spent / seconds))
+        if s.average: follow(average, weights, min(s.average, (1 + step) / (10 + step)))
+        step += 1
+    if s.average:
+        with torch.no_grad(): torch._foreach_copy_(weights, average)
+    return model.eval(), step, step * s.batch_size * s.context_len
+
+@torch.no_grad()
+def follow(average, weights, decay): torch._foreach_lerp_(average, weights, 1 - decay)
+
+def texts(name, data, smoke=False):
+    "Training text, and text to choose by."
+    if name == 'stories': return text('stories', limit=100_000 if smoke else None), new_stories(60, seed=2)
+    return before_last(text(name, 'train', data), 100_000)
+
+def run(choice, name, seed, data, seconds, scored=60_000, smoke=False):
+    corpus, held_out = texts(name, data, smoke)
+    model, steps, seen = train(choice, corpus, seed, seconds)
+    score = bits_per_byte(model, held_out, scored)
+    return dict(choice=choice.name, corpus=name, seed=seed, seconds=seconds, bpb=score.bpb, steps=steps, bytes=seen,
+                routed=score.routed_fraction, parameters=model.num_parameters())
+
+def main(args=None):
+    p = parser(__doc__)
+    p.add_argument('--data', metavar='DIR', help='folder that holds the corpora')
+    p.add_argument('--corpora', nargs='*', choices=CORPORA, default=CORPORA)
+    p.add_argument('--only', nargs='*', choices=NAMES, metavar='CHOICE', default=NAMES, help='a name in CHOICES')
+    p.add_argument('--seeds', type=int, nargs='*', default=[0])
+    p.add_argument('--seconds', type=float, default=SECONDS, help='processor time of a model')
+    p.add_argument('--part', default='0/1', help='i/n: only every n-th model, from the i-th')
+    a = parse(p, __file__, args)
+    if a.smoke: a.corpora, a.seconds = ['stories'], .2
+    elif 'english' in a.corpora and not a.data: p.error('English needs --data DIR')
+    asked = [(name, corpus, seed) for seed in a.seeds for name in a.only for corpus in a.corpora]
+    for name, corpus, seed in part(asked, a.part):
+        row = f'{corpus}-{name}-{seed}-{a.seconds:g}'.replace(' ', '-')
+        if a.results.find(row): continue
+        found = run(CHOICES[NAMES.index(name)], corpus, seed, a.data, a.seconds, 2000 if a.smoke else 60_000, a.smoke)
+        a.results.add(dict(name=row) | found | stamp(a.command, source(corpus, a.data)))
+        print(f"{row}: {found['bpb']:.4f} bits per byte, {found['steps']:,} steps", flush=True)
+
+if __name__ == '__main__': main()
