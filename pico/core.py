@@ -193,6 +193,7 @@ MOVED = {
     'train': dict.fromkeys(['MAY_CHANGE', 'OPTIMIZERS', 'SCHEDULES', 'TRAINING', 'publish', 'same_text'], 'run')
              | dict.fromkeys(['cut_metrics', 'metrics_line', 'metrics_lines', 'open_tracker', 'plot_run',
                               'read_metrics', 'running_mean', 'span'], 'record')
+             | dict.fromkeys(['flops_per_byte', 'small_step', 'state_bytes'], 'costs')
              | {'SIGNALS': 'parallel', 'budget': 'record.fraction_done', 'rate': 'train.lr_factor'},
 }
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 from fastcore.basics import patch
+from .block import rms
 from .core import moved
 from .counts import rising_pairs
 
@@ -265,7 +266,7 @@ class TunedRouter(TopKRouter):
     def strength(self)->Tensor: return self.rule # how much the beginning counts
 
     def score(self, x, values, before):
-        learned, strength = super().score(F.rms_norm(x, x.shape[-1:]), values, before), self.strength()
+        learned, strength = super().score(x, values, before) / rms(x), self.strength()
         return learned + torch.where(self.begins(values, before), strength, -strength)
 
     def forward(self, x, values, before, position, train=False):

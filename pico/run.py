@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'OPTIMIZERS', 'TRACKERS', 'TRAINING', 'MAY_CHANGE', 'TrainConfig', 'default_preset', 'what_was_asked',
-           'same_text', 'by_name', 'same_run', 'check_run', 'begin_run', 'Run', 'forget_step', 'small_step',
-           'state_bytes', 'publish', 'Saver', 'last_saved']
+           'same_text', 'by_name', 'same_run', 'check_run', 'begin_run', 'Run', 'publish', 'Saver', 'last_saved']
 
 # %% ../nbs/10b_run.ipynb #a1617d5b
 import contextlib
@@ -18,13 +17,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 import torch
-from torch import Tensor
 from fastcore.basics import patch
 from .core import InputError, Settings, pick_device, setting
 from .data import Corpus
 from .streaming import Stream
 from .model import Pico, PicoConfig, read_config, trained_model
-from .soap import SOAP
 from .checkpoint import Background, MayNotRead, all_steps, copied, flush, load, latest
 from .checkpoint import read_json, reason, save, sha256, write_json, atomic_write
 from .parallel import broadcast, on_rank0, world
@@ -175,6 +172,7 @@ class Run:
     elapsed:float = 0.      # seconds spent in earlier sessions
     best:tuple = (math.inf, None) # bits per byte and step of the best checkpoint
     ema:list | None = None  # running average of the parameters, if one is kept
+    compiled:bool | None = None # whether the blocks are compiled, decided when the run begins
     started:float = dataclasses.field(default_factory=time.perf_counter)
 
     def __post_init__(self):
@@ -234,7 +232,7 @@ def state_dict(self:Run)->dict:
     optimizer = getattr(self.optimizer, 'whole_state_dict', self.optimizer.state_dict)()
     trained = {k: p.detach() for k, p in self.model.named_parameters()} if self.ema else None
     return dict(step=self.step, elapsed=self.seconds(), best=list(self.best), optimizer=optimizer, trained=trained,
-                lanes=lanes, about=self.model.about)
+                lanes=lanes, about=self.model.about, compiled=self.compiled)
 
 @patch
 def load_state_dict(self:Run, weights:dict, state:dict, where:str): # where: the checkpoint, for the sentence
@@ -245,49 +243,13 @@ def load_state_dict(self:Run, weights:dict, state:dict, where:str): # where: the
         self.step, self.elapsed, self.best = int(state['step']), float(state['elapsed']), tuple(state['best'])
         self.source.load_state_dict(state['lanes'])
         self.note(**(state.get('about') or {}))
+        self.compiled = state.get('compiled')
         if self.ema:                                              # what was loaded is the average
             self.ema = self.weights()
             self.model.load_state_dict(weights | state['trained'])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as e:
         raise InputError(f"{where} does not fit this run ({type(e).__name__}): go on with the version of Pico "
                          "that wrote it, or delete it to use the checkpoint before it") from None
-
-# %% ../nbs/10b_run.ipynb #4ad74d2c
-def forget_step(model:Pico):
-    "No gradients, and nothing counted: as if no step had been tried."
-    for p in model.parameters(): p.grad = None
-    for count in model.latent.router.counted(): count.zero_()
-
-def small_step(
-    model:Pico,
-    x:Tensor,  # (1, T) bytes
-    cast=None, # the autocast context
-)->tuple:      # seconds, and bytes that the forward pass keeps for the backward pass
-    "Forward and backward over a few bytes, twice; nothing is learned and nothing is counted."
-    y, kept = x[..., None].expand(*x.shape, model.config.next_tokens), {}
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    def note(t):
-        storage = t.untyped_storage()
-        if storage.data_ptr() not in own: kept[storage.data_ptr()] = storage.nbytes()
-        return t
-    for hooks in (torch.autograd.graph.saved_tensors_hooks(note, lambda t: t), contextlib.nullcontext()):
-        start = time.perf_counter()
-        with hooks, cast or contextlib.nullcontext(): loss = model.loss(x, y).total
-        loss.backward()
-        took = loss.item() * 0 + time.perf_counter() - start      # `item` waits for a GPU
-    forget_step(model)
-    return took, sum(kept.values())
-
-def state_bytes(
-    optimizer:torch.optim.Optimizer,
-)->int: # bytes
-    "Memory of the weights, their gradients, the optimizer's state and the copy of a checkpoint, in float32."
-    weights = sum(p.numel() for g in optimizer.param_groups for p in g['params'])
-    state = 2 * weights
-    if isinstance(optimizer, SOAP):
-        shapes = [s for g in optimizer.param_groups for p in g['params'] for s in optimizer.shapes(p, g).values()]
-        state = sum(math.prod(s) for s in shapes)
-    return 4 * (2*weights + state + weights + state)
 
 # %% ../nbs/10b_run.ipynb #d93082dd
 def publish(

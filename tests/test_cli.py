@@ -184,7 +184,7 @@ def test_a_long_run_is_told_beforehand(tmp_path, capsys):
     assert '--preset nano --max_minutes 10' in lines[3] and 'step 1,' in lines[4], lines
 
 def test_a_small_step_leaves_no_trace():
-    from pico.train import small_step
+    from pico.costs import small_step
     torch.manual_seed(0)
     model = Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1, router='threshold')).train()
     before = {k: v.clone() for k, v in model.state_dict().items()}

@@ -15,7 +15,8 @@ from pico.generate import generate
 from pico.model import Pico, PicoConfig
 from pico.router import ROUTERS, Route, Router, TopKRouter, router
 from pico.capacity import RunningQuantile
-from pico.train import TrainConfig, flops_per_byte, train
+from pico.costs import flops_per_byte
+from pico.train import TrainConfig, train
 
 TEXT = Corpus.from_bytes([f'Anna has {i} apples, {i}{i} kittens, and a good book. '.encode() for i in range(200)])
 SET = TrainConfig(context_len=64, batch_size=4, learning_rate=3e-3, warmup_steps=2, schedule='constant',

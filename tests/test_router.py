@@ -8,7 +8,8 @@ from pico.evaluate import bits_per_byte
 from pico.model import Pico, PicoConfig
 from pico.router import ROUTERS
 from pico.capacity import RunningQuantile
-from pico.train import TrainConfig, backward, flops_per_byte, make_optimizer, lr_factor
+from pico.costs import flops_per_byte
+from pico.train import TrainConfig, backward, make_optimizer, lr_factor
 
 TINY = dict(dim=24, next_tokens=2, att_q_heads=3, att_kv_heads=1, fb_num_blocks=1, fb_att_window_size=8,
             latent_num_blocks=1, latent_att_window_size=32)

@@ -5,8 +5,6 @@ The package's cache asks how many bytes were routed before it goes on, so a grap
 through the latent blocks, and what a byte that was not routed gets there is thrown away. Positions are tensors, and a
 ring keeps the last window + T keys. ALiBi only. Without a GPU the same pass runs step by step.
 """
-from types import SimpleNamespace
-
 import torch
 import torch.nn.functional as F
 
@@ -60,6 +58,13 @@ class FixedStack:
         x = x + F.linear(out.transpose(1, 2).reshape(B, T, -1), att.proj.weight)
         return x + block.glu(block.norm2(x))
 
+def carried(change, chosen, before):
+    "As `pico.depth.carried`, of changes that are not packed: shapes must not depend on how many bytes were chosen."
+    place = torch.arange(chosen.shape[1], device=chosen.device)
+    last = torch.where(chosen, place, -1).cummax(1).values
+    change = change.gather(1, last.clamp(min=0)[...,None].expand_as(change))
+    return torch.where((last >= 0)[...,None], change, before[:,None])
+
 class Captured:
     "A `Pico` that reads T bytes of each row at once. `x` are the bytes, `logits` and `routed` what comes of them."
     @torch.no_grad()
@@ -86,13 +91,15 @@ class Captured:
         model, (fb_in, latent, fb_out), every = self.model, self.stacks, torch.ones_like(self.routed)
         h = fb_in(model.embedding(self.x), every)
         route = model.latent.router(h, self.x, self.before, self.position)
-        factor, deep = model.latent.router.factor(route), latent(h, route.chosen)
-        if factor is not None: deep = h + factor[...,None] * (deep - h)
-        y = torch.where(route.chosen[...,None], deep, h)
-        y, change = model.latent.hand_on(h, y, route, SimpleNamespace(last=self.last[:,None]))
+        factor, change = model.latent.router.factor(route), latent(h, route.chosen) - h
+        if factor is not None: change = factor[...,None] * change
+        if model.latent.carry is None: y = torch.where(route.chosen[...,None], h + change, h)
+        else:
+            given = carried(change, route.chosen, self.last)
+            y = model.latent.hand_on(h, given, route.chosen)
+            self.last.copy_(given[:,-1])
         self.logits.copy_(model.unembedding(model.norm(fb_out(y, every)), 1)[...,0,:])
         self.routed.copy_(route.chosen)
-        if change is not None: self.last.copy_(change[:,-1])
         known = torch.cat([self.before, self.x], 1)
         self.before.copy_(known[:, known.shape[1] - self.before.shape[1]:])
         self.position += self.x.shape[1]

@@ -78,8 +78,8 @@ def falling(choice, settings, step, done):
 
 def begin(choice, corpus, seed):
     "A model, its optimizer, and how it is trained."
-    how = dict(context_len=LENGTH, batch_size=ROWS, learning_rate=8e-3, warmup_steps=50, optimizer='soap')
-    settings = TrainConfig(**how | choice.settings)
+    how = dict(context_len=LENGTH, batch_size=ROWS, learning_rate=8e-3, warmup_steps=50)
+    settings = TrainConfig(optimizer='soap', **how | choice.settings)
     torch.manual_seed(seed)
     model = Pico(config('nano', **NANO | choice.shape)).train()
     model.latent.router.begin(corpus)

@@ -32,7 +32,8 @@ from pico.checkpoint import latest, load, save
 from pico.evaluate import Surprise, agreement, class_rates, leak, starts_word, windowed
 from pico.model import Pico, PicoConfig
 from pico.router import RisingRouter, Route, Router, TopKRouter, by_space, router, spacelike
-from pico.train import TrainConfig, flops_per_byte, make_optimizer, lr_factor
+from pico.costs import flops_per_byte
+from pico.train import TrainConfig, make_optimizer, lr_factor
 
 # 1.4 TFLOP: about 400 steps with a quarter of the bytes deep
 BUDGET, RATE, WARMUP = 1.4e12, 8e-3, 40

@@ -33,7 +33,8 @@ from pico.generate import TorchDecoder, generate, stream
 from pico.model import Pico
 from pico.record import read_metrics
 from pico.run import TrainConfig
-from pico.train import compile_model, flops_per_byte, make_optimizer, pick_autocast, train
+from pico.costs import compile_model, flops_per_byte, pick_autocast
+from pico.train import make_optimizer, train
 
 ROOT = HERE.parent.parent
 LEARNED = dict(router='rising', latent_capacity_factor=3/16, latent_carry=True, heads='chained', heads_every=16)
@@ -154,7 +155,7 @@ def some_steps(h, preset, compile, rows):
     forget()
     if h.cuda: torch.cuda.reset_peak_memory_stats()
     start = h.clock()
-    if compile: compiled(h, model, torch.arange(rows*length, device=h.device).view(rows, length) % 256, cast)
+    if compile: compiled(h, model, batch(corpus, 0, rows, length, 1)[0].to(h.device), cast)
     compiling, made, took, routed = h.clock() - start, [graphs()], [], []
     for i in range(h.pick(13, 5)):
         x, y = (t.to(h.device) for t in batch(corpus, i, rows, length, model.config.next_tokens))

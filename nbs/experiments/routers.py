@@ -21,7 +21,8 @@ from pico.batches import batch
 from pico.evaluate import bits_per_byte, recall, router_report
 from pico.model import Pico
 from pico.stories import story
-from pico.train import TrainConfig, flops_per_byte, make_optimizer
+from pico.costs import flops_per_byte
+from pico.train import TrainConfig, make_optimizer
 
 TEXTS = ['english', 'russian', 'python']
 EVERY = ['none', 'all', 'space', 'stride', 'random', 'topk', 'threshold', 'predictor']
