@@ -122,6 +122,24 @@ def test_a_gpu_is_asked_everything(load, tmp_path, capsys):
         assert compiled['graphs'] > compiled['graphs_later'] >= compiled['graphs_after_three'] >= 0
         assert not compiled['breaks'] and not compiled['gave_up']
 
+def test_speed_is_measured_once_in_a_turn(load, tmp_path, capsys):
+    text = tmp_path/'text.txt'
+    text.write_text('To be, or not to be, that is the question. ' * 400)
+    row, = twice(load('speed').main, ['--text', str(text)], tmp_path/'out.jsonl', capsys, kept=False)
+    turn, = row['turns']
+    assert turn.keys() == {'rate', 'nano', 'xs', 'xs_original', 'megabyte_time', 'demo'} and turn['nano']['share'] < 1
+    assert row['data']['source'] == 'text.txt' and 0 < turn['demo']['floor'] < turn['demo']['bpb']
+
+def test_others_attend_as_they_should(load):
+    "What stands in for FlashAttention gives what chapter 03 gives."
+    import torch
+    from pico.alibi import alibi_slopes
+    from pico.attention import attention
+    q, k, v = (torch.randn(2, 40, heads, 8) for heads in (6, 3, 3))
+    own = attention(*(x.transpose(1, 2) for x in (q, k, v)), 5, alibi_slopes(6)).transpose(1, 2)
+    found = load('peers').masked_attention(q, k, v, True, (5, 5), alibi_slopes(6))
+    torch.testing.assert_close(found, own)
+
 def test_graphs_are_counted(load):
     import torch
     steps = load('gpu_steps')

@@ -564,7 +564,7 @@ def test_both_doors_show_their_options():
 def test_the_speed_command_runs(trained, tmp_path, monkeypatch):
     "A few bytes of an untrained model and of a saved one, with what it says about them; mistakes are named."
     monkeypatch.syspath_prepend(Path(__file__).parents[1]/'nbs'/'experiments')
-    main = importlib.import_module('speed').main
+    main = importlib.import_module('pace').main
     trained.save_pretrained(tmp_path/'model')
     (tmp_path/'start.txt').write_text('Mia likes')
     main([f"mine={tmp_path/'model'}", '--prompt_file', f"mine={tmp_path/'start.txt'}", '--smoke', '--out',

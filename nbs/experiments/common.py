@@ -180,7 +180,8 @@ def parse(p, script, args=None, results=None):
     torch.set_num_threads(1)
     return a
 
-PATHS = {'--data': 'DIR', '--text': 'FILE', '--public': 'FILE', '--runs': 'RUNS'}
+PATHS = {'--text': 'FILE', '--public': 'FILE', '--runs': 'RUNS',
+         **dict.fromkeys(('--data', '--original', '--nanogpt', '--megabyte'), 'DIR')}
 
 def typed(name, args):
     "What to type for the same again, without what only this machine knows."

@@ -1,118 +1,163 @@
-"""How fast does it write? Plain, by the clock ('auto', the default of `generate`) and always guessing, taking turns.
+"""How fast does it learn, beside others and beside what this machine can compute? All cores; nothing else may run.
 
-    python nbs/experiments/speed.py stories=DIR xs=DIR --prompt "stories=Once upon a time"
-    python nbs/experiments/speed.py python=DIR --prompt_file python=FILE      # the prompt is what stands in FILE
-    python nbs/experiments/speed.py --smoke --out FILE            # a few bytes of an untrained model: does it run?
+    python nbs/experiments/speed.py --text FILE                   # without the others
+    python nbs/experiments/speed.py --text FILE --original DIR --nanogpt DIR --megabyte DIR
 
-A model's directory is what `pico-train` or `save_pretrained` left. One row, processor time of one thread. In each turn
-every way writes the same text with the same seed, so ratios within a turn are what to look at. Chapter 12 shows the
-medians, which are one line.
+FILE is an English text of about a megabyte (tinyshakespeare, as nanoGPT downloads it); the DIRs are copies of the
+others' public repositories, see peers.py. Everything is measured once in each of three turns, one after the other, and
+written down at once, so that a command that was stopped goes on; a turn takes about twenty minutes. All goes into one
+line, and `--show` prints its medians. Shares are of the machine's own rate of large matrix products at that moment.
 """
-import hashlib
+import json
+import math
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 
-import numpy as np
+import pico                                                       # before torch: it sets how threads wait
 import torch
-from common import config, parse, parser, stamp
+from common import HERE, SHAPES, config, parse, parser, processor, sha256, stamp
+from demo import reached
 
-from pico.core import InputError
-from pico.generate import generate
-from pico.speculative import Pace
+from pico.batches import batch
+from pico.costs import flops_per_byte
+from pico.data import Corpus
+from pico.evaluate import bits_per_byte
 from pico.model import Pico
+from pico.run import TrainConfig
+from pico.sources import load_corpus
+from pico.train import backward, make_optimizer, train
 
-TEMPERATURES = 0, .8
-WAYS = 'plain', 'auto', 'forced'
+DEFAULT = dict(router='rising', latent_capacity_factor=3/16, latent_carry='yes', heads='chained')
+NANO = SHAPES['nano'] | DEFAULT | dict(heads_every=32)
 
-def written(model, prompt, n, temperature, seed, way, clock=time.thread_time):
-    "Bytes per second of one text, the text, and the ways that `auto` took, in bytes."
-    pace = Pace()
-    speculative = dict(plain=False, auto=pace, forced=True)[way]
-    start = clock()
-    g = generate(model, prompt, n, temperature=temperature, seed=seed, ignore_end=True, speculative=speculative)
-    seconds = clock() - start
-    took = Counter()
-    # shorter where a way was not by the clock
-    for name, gained in zip(pace.taken, g.accepted[1:], strict=False): took[name] += gained
-    return len(g.bytes) / seconds, g, took
+def matrix_rate(n=2048, times=12):
+    "Floating-point operations a second of products of large matrices, the best of several."
+    a, best = torch.randn(n, n), 0.
+    for _ in range(times):
+        start = time.perf_counter()
+        a @ a
+        best = max(best, 2*n**3 / (time.perf_counter() - start))
+    return best
 
-def compare(model, prompt, n, turns, temperature, clock=time.thread_time):
-    "Speeds of all ways over several turns, and how they compare with plain writing in the same turn."
-    rates, passes = ({w: [] for w in WAYS} for _ in range(2))
-    took, parted = Counter(), 0
-    for turn in range(turns):
-        texts = {}
-        for k in range(len(WAYS)):
-            way = WAYS[(turn + k) % len(WAYS)]                     # another one begins in each turn
-            rate, texts[way], ways = written(model, prompt, n, temperature, turn, way, clock)
-            rates[way].append(rate)
-            passes[way].append(texts[way].forwards / n)
-            took += ways
-        parted += sum(texts[w].bytes != texts['plain'].bytes for w in WAYS[1:])        # near ties, see chapter 12
-    gain = [a/b for a, b in zip(rates['auto'], rates['forced'], strict=True)]
-    share = {w: k / sum(took.values()) for w, k in sorted(took.items())}
-    return dict(ways={w: figures(rates[w], rates['plain'], passes[w]) for w in rates},
-                auto_to_forced=statistics.median(gain), auto_bytes=share, texts_that_part=parted)
+def steps(shape, rows, length, n):
+    "Bytes a second over n steps of SOAP after some to warm up, and the share of the machine's rate."
+    torch.manual_seed(0)
+    corpus, model = load_corpus('stories', limit=2_000_000), Pico(config('xs', **shape)).train()
+    model.latent.router.begin(corpus)
+    optimizer, routed = make_optimizer(model, TrainConfig(optimizer='soap')), []
+    for i in range(3 + n):
+        if i == 3: start = time.perf_counter()
+        told = backward(model, [batch(corpus, i, rows, length, model.config.next_tokens)])
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
+        optimizer.step()
+        optimizer.zero_grad()
+        model.router_state_step()
+        routed.append(told['routed'])
+    seconds = (time.perf_counter() - start) / n
+    speed = rows * length / seconds
+    return dict(bytes_per_second=speed, seconds=seconds, parameters=model.num_parameters(),
+                share=speed * flops_per_byte(model.config, statistics.mean(routed)) / matrix_rate())
 
-def figures(rates, plain, passes):
-    "The middle of all turns, and the worst one."
-    ratios = [a/b for a, b in zip(rates, plain, strict=True)]
-    return dict(bytes_per_second=statistics.median(rates), ratio=statistics.median(ratios), worst=min(ratios),
-                passes_per_byte=statistics.median(passes), all_ratios=[round(v, 3) for v in ratios])
+def parts(file):
+    "Training text and the last tenth, as peers.py divides it."
+    data = Path(file).read_bytes()
+    cut = len(data) * 9 // 10
+    return Corpus.from_bytes(data[:cut]), data[cut:]
 
-def show(name, temperature, r):
-    ways = '  '.join(f"{w} {v['bytes_per_second']:7,.0f} bytes/s ({v['ratio']:.2f})" for w, v in r['ways'].items())
-    taken = ', '.join(f'{w} {s:.0%}' for w, s in r['auto_bytes'].items())
-    print(f"{name:12s} temperature {temperature:<4} {ways}  auto to forced {r['auto_to_forced']:.2f}", flush=True)
-    print(f"{'':12s} auto took {taken}; {r['texts_that_part']} texts part at a near tie", flush=True)
+def learned(file, seconds, **shape):
+    "Bits per byte of the last tenth, causal, after so many seconds of `nano`."
+    corpus, held_out = parts(file)
+    settings = TrainConfig(optimizer='soap', context_len=512, batch_size=4, learning_rate=8e-3, warmup_steps=50,
+                           max_minutes=seconds / 60, validation_interval=0)
+    with tempfile.TemporaryDirectory() as d:
+        model = train(Path(d)/'run', corpus, config('nano', **NANO | shape), settings, validation=corpus,
+                      progress=False)
+    score = bits_per_byte(model, held_out)
+    return dict(bpb=score.bpb, nats=score.bpb * math.log(2), seconds=seconds)
 
-def measure(model, name, prompt, n, turns):
-    "What is noted of a model, and its speeds at each temperature."
-    generate(model, prompt, 100, speculative=True)                 # to warm up
-    weights = b''.join(t.numpy().tobytes() for _, t in sorted(model.state_dict().items()))
-    found = dict(parameters=model.num_parameters(), config=model.config.to_dict(),
-                 weights_sha256=hashlib.sha256(weights).hexdigest(), prompt_bytes=len(prompt),
-                 prompt_sha256=hashlib.sha256(prompt).hexdigest(), temperatures={})
-    for t in TEMPERATURES:
-        # keys of a JSON object are text
-        found['temperatures'][str(t)] = compare(model, prompt, n, turns, t)
-        show(name, t, found['temperatures'][str(t)])
+def demo(minutes):
+    "What `make demo` reaches, and the floor of the same bytes."
+    with tempfile.TemporaryDirectory() as d: row = reached('rising', Path(d)/'run', minutes)
+    floor = load_corpus('stories', 'validation', limit=row['bytes']).floor
+    return dict(bpb=row['bpb'], floor=floor, over=row['bpb'] - floor, steps=row['steps'])
+
+def peer(name, a, *more):
+    "What peers.py says of one, in a process of its own."
+    command = [sys.executable, str(HERE/'peers.py'), name, getattr(a, name), '--text', a.text, *more]
+    r = subprocess.run(command, capture_output=True, text=True)
+    if r.returncode: raise RuntimeError(f'{name}: {(r.stderr or r.stdout).strip().splitlines()[-1]}')
+    return json.loads(r.stdout.strip().splitlines()[-1])
+
+def measurements(a):
+    "name -> function of what this turn has found so far"
+    xs = dict(dim=144)
+    of_original = dict(router='topk', latent_capacity_factor=.25, latent_carry='no', heads='linear', heads_every=1)
+    n, seconds, minutes = (1, 2., .03) if a.smoke else (20, 300., 3.)
+    size = (2, 64) if a.smoke else (8, 1024)
+    found = dict(rate=lambda _: dict(gflops=matrix_rate(512 if a.smoke else 2048) / 1e9),
+                 nano=lambda _: steps(NANO, *((2, 64) if a.smoke else (4, 512)), 5*n),
+                 xs_original=lambda _: steps(xs | of_original, *size, n),
+                 xs=lambda _: steps(xs | DEFAULT | dict(heads_every=16), *size, n),
+                 megabyte_time=lambda _: learned(a.text, seconds),
+                 demo=lambda _: demo(minutes))
+    if a.original: found['original'] = lambda _: peer('original', a)
+    if a.megabyte: found['megabyte'] = lambda _: peer('megabyte', a, '--seconds', str(seconds))
+    if a.nanogpt:
+        found['nanogpt'] = lambda _: peer('nanogpt', a)
+        for part in (1, 8):
+            found[f'nanogpt_time/{part}'] = (lambda turn, part=part:
+                                             learned(a.text, turn['nanogpt']['seconds'] / part, next_tokens=1))
     return found
 
-def pairs(given, what):
-    "NAME=VALUE, several times."
-    for v in given:
-        if '=' not in v: raise InputError(f"{v!r} should be NAME={what}")
-    return dict(v.split('=', 1) for v in given)
+def medians(turns):
+    "The middle of every number over the turns."
+    return {k: {f: statistics.median(t[k][f] for t in turns if k in t) for f in v} for k, v in turns[0].items()}
 
-def untrained():
-    torch.manual_seed(0)
-    return Pico(config('nano', dim=24, router='space', latent_carry='yes', heads='chained', heads_every=32)).eval()
-
-def options(args):
-    p = parser(__doc__)
-    p.add_argument('models', nargs='*', metavar='NAME=DIR', help='models to measure')
-    p.add_argument('--prompt', action='append', default=[], metavar='NAME=TEXT', help='how texts begin')
-    p.add_argument('--prompt_file', action='append', default=[], metavar='NAME=FILE', help='the same, read from a file')
-    p.add_argument('--bytes', type=int, default=2000, help='length of each text (default: 2000)')
-    p.add_argument('--turns', type=int, default=7, help='texts for each way and temperature (default: 7)')
-    return parse(p, __file__, args)
+def show(row):
+    "The table, in words."
+    m = medians(row['turns'])
+    def line(what, text): print(f'{what:44s} {text}')
+    line('large matrix products', f"{m['rate']['gflops']:.0f} GFLOP/s")
+    line('nano', f"{m['nano']['bytes_per_second']:,.0f} bytes/s, {m['nano']['share']:.0%} of the matrix rate")
+    for k, what in (('xs_original', "xs, dim 144, the original's design"), ('xs', 'xs, dim 144, default design')):
+        text = f"{m[k]['bytes_per_second']:,.0f} bytes/s, {m[k]['share']:.0%}"
+        if 'original' in m: text += f", {m['original']['seconds'] / m[k]['seconds']:.2f} times the original's"
+        line(what, text)
+    if 'nanogpt' in m:
+        n, whole, eighth = m['nanogpt'], m['nanogpt_time/1'], m['nanogpt_time/8']
+        line("nanoGPT's recipe", f"{n['nats']:.3f} nats in {n['seconds']:.0f} s")
+        line('nano, one head, equal time; an eighth of it', f"{whole['nats']:.3f}; {eighth['nats']:.3f} nats")
+    own = m['megabyte_time']
+    line(f"nano, {own['seconds']:.0f} seconds", f"{own['bpb']:.3f} bits per byte")
+    if 'megabyte' in m: line('MegaByte, the same', f"{m['megabyte']['bpb']:.3f} bits per byte")
+    line('make demo', f"{m['demo']['bpb']:.4f} bits per byte, {m['demo']['over']:.4f} over the floor")
 
 def main(args=None):
-    a = options(args)
-    models = {n: Pico.from_pretrained(d) for n, d in pairs(a.models, 'DIR').items()}
-    if a.smoke: models['smoke'], a.bytes, a.turns = untrained(), 60, 1
-    prompts = {n: t.encode() for n, t in pairs(a.prompt, 'TEXT').items()}
-    prompts |= {n: Path(f).read_bytes() for n, f in pairs(a.prompt_file, 'FILE').items()}
-    unknown = set(prompts) - set(models)
-    if unknown: raise InputError(f"{', '.join(sorted(unknown))}: there is a prompt but no model of this name")
-    if not models: raise InputError('no model was given: give NAME=DIR, or --smoke')
-    found = {name: measure(m, name, prompts.get(name, b''), a.bytes, a.turns) for name, m in models.items()}
-    how = stamp('python nbs/experiments/speed.py NAME=DIR …')
-    a.results.add(dict(name='auto', models=found, bytes=a.bytes, turns=a.turns) | how | dict(numpy=np.__version__))
+    p = parser(__doc__)
+    p.add_argument('--text', metavar='FILE', help='an English text')
+    for name in ('original', 'nanogpt', 'megabyte'): p.add_argument(f'--{name}', metavar='DIR', help='see peers.py')
+    p.add_argument('--turns', type=int, default=3)
+    p.add_argument('--show', action='store_true', help='print what was found')
+    a = parse(p, __file__, args)
+    torch.set_num_threads(os.cpu_count() or 1)                    # `parse` made it one
+    row = a.results.find('speed') or dict(name='speed', turns=[])
+    if a.show: return show(row)
+    if not a.text: p.error('--text FILE is needed')
+    how = stamp(a.command, dict(source=Path(a.text).name, sha256=sha256(a.text)), os.cpu_count())
+    how['device'] = f'{processor()}, {os.cpu_count()} cores, pico {pico.__version__}'
+    for i in range(1 if a.smoke else a.turns):
+        if i == len(row['turns']): row['turns'].append({})
+        turn = row['turns'][i]
+        for name, measure in measurements(a).items():
+            if name in turn: continue
+            turn[name] = measure(turn)
+            a.results.add(row | how)
+            print(i, name, turn[name], flush=True)
+    show(row)
 
-if __name__ == '__main__':
-    try: main()
-    except InputError as e: raise SystemExit(f'speed: {e}') from None
+if __name__ == '__main__': main()
