@@ -49,6 +49,8 @@ def twice(main, args, out, capsys, *, kept=True):
     ('optimizers', ['--stage', 'rates'], [f'rates-stories-{o}-0.008-100' for o in ('adamw', 'muon', 'soap')]),
     ('starting', [], ['stories-from-nothing-0', 'stories-from-stories-0']),
     ('train_costs', [], ['cost']),
+    ('step_costs', ['profile'], ['profile']),
+    pytest.param('step_costs', ['growth'], ['growth'], marks=pytest.mark.slow),
     pytest.param('ddp', [], ['ddp'], marks=pytest.mark.slow),
     pytest.param('threads', [], ['threads'], marks=pytest.mark.slow),
 ], ids=lambda v: '-'.join(v) if isinstance(v, list) and v and v[0].isalpha() else None)

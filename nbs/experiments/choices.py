@@ -67,6 +67,13 @@ CHOICES = [
     Choice('bases of columns alone', soap=dict(rows=False)),
     Choice('decay 0.01', settings=dict(weight_decay=.01)),
     Choice('still at first', still=True),
+    # what looked good, together
+    Choice('average, down to 0', settings=dict(average=.97), floor=0),
+    Choice('2 and 2 blocks', dict(fb_num_blocks=2, latent_num_blocks=2)),
+    Choice('2 and 2 blocks, average, down to 0', dict(fb_num_blocks=2, latent_num_blocks=2),
+           dict(average=.97), floor=0),
+    Choice('2 and 2 blocks, 2 heads, average, down to 0', dict(fb_num_blocks=2, latent_num_blocks=2, next_tokens=2),
+           dict(average=.97), floor=0),
 ]
 NAMES = [c.name for c in CHOICES]
 
