@@ -4,9 +4,9 @@
     python nbs/experiments/step_costs.py growth        # with context, width, depth, capacity and batch
     git worktree add /tmp/before COMMIT; PYTHONPATH=/tmp/before python nbs/experiments/step_costs.py profile --before
 
-The profiler numbers every operation, and its backward operation has the same number; so the time of both is given to the
-part of the model that the forward one stood in. `--before` does the same with an older package, to compare. It is the
-processor time of one thread.
+The profiler numbers every operation, and its backward operation has the same number; so the time of both is given to
+the part of the model that the forward one stood in. `--before` does the same with an older package, to compare. It is
+the processor time of one thread.
 """
 import statistics
 import time
