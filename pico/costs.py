@@ -109,7 +109,7 @@ def pick_autocast(
     return torch.autocast(device.type, torch.bfloat16) if low else None
 
 # minutes that a run has to last for `compile='auto'`: below, compiling takes longer than it saves
-PAYS_BACK = dict(cpu=60, cuda=5)
+PAYS_BACK = dict(cpu=30, cuda=5)
 
 def compile_model(
     model:Pico,

@@ -23,7 +23,7 @@ from attention_costs import step as attention_step
 from captured import Captured
 from common import HERE, Results, config, new_stories, source, text, train_step
 from optimizers import competitors, step_times
-from speed import TEMPERATURES, compare
+from pace import TEMPERATURES, compare
 from torch._dynamo.utils import counters
 
 from pico.attention import attention_flex
