@@ -191,7 +191,7 @@ class Stack(nn.Module):
         x:Tensor,        # (B, T, D) a text from its beginning
         turn:tuple=None, # see `Attention`
     )->Tensor:           # (B, T, D)
-        "All blocks in order without a cache, as in training. (What `torch.compile` is given in chapter 11.)"
+        "All blocks in order without a cache, as in training. (What `torch.compile` is given in chapter 10d.)"
         for block in self.blocks: x = block(x, turn=turn)
         return x
 

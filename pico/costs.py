@@ -108,7 +108,8 @@ def pick_autocast(
                                   and torch.cuda.is_bf16_supported(including_emulation=False))
     return torch.autocast(device.type, torch.bfloat16) if low else None
 
-# minutes that a run has to last for `compile='auto'`: below, compiling takes longer than it saves
+# minutes that a run has to last for `compile='auto'`: below, compiling may take longer than it saves; that of a GPU is
+# a guess, nobody has measured it yet
 PAYS_BACK = dict(cpu=30, cuda=5)
 
 def compile_model(
@@ -139,5 +140,6 @@ def compile_model(
             raise InputError(f"compile='yes' does not work here ({why}): install a C++ compiler, or use "
                              "compile='auto' or 'no'") from None
         say(f'not compiled, since that does not work here ({why})')
+        return False
     finally: forget_step(model)
-    return model.latent.multiple > 1
+    return True

@@ -59,7 +59,7 @@ class TrainConfig(Settings):
     device:str = setting('auto')
     # 'float32' | 'bfloat16' (autocast) | 'auto': bfloat16 on a GPU
     dtype:str = setting('auto', choices=('auto', 'float32', 'bfloat16'))
-    # torch.compile: 'no' | 'yes' | 'auto': if it works here
+    # torch.compile: 'no' | 'yes' | 'auto': where it pays and works (chapter 10d)
     compile:str = setting('no', choices=('no', 'auto', 'yes'))
     # '' | 'tensorboard' (needs the package tensorboard; offline)
     tracker:str = setting('', choices=TRACKERS)

@@ -21,7 +21,7 @@ from pico.core import InputError
 from pico.data import Corpus
 from pico.batches import batch
 from pico.router import ROUTERS
-from pico.model import Pico
+from pico.model import Pico, PicoConfig
 from pico.checkpoint import all_steps, latest, read_json
 from pico.run import OPTIMIZERS, TrainConfig
 from pico.record import Progress, read_metrics, span
@@ -506,6 +506,28 @@ print('done')"""
     assert all(o.output_type == 'stream' for o in outputs)
     seen = ''.join(o.text for o in outputs)
     assert 'begins' in seen and 'done' in seen and '\r' in seen and 1 <= seen.count('bits per byte') < 20
+
+def test_compiling_takes_few_graphs_and_is_decided_once(tmp_path, monkeypatch):
+    "The blocks are traced, not translated, which would take a minute: rows of any count make no graph of their own."
+    import torch._dynamo.utils
+    from functools import partial
+    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='eager'))
+    monkeypatch.setattr('pico.costs.PAYS_BACK', dict(cpu=0))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    config = PicoConfig.preset('nano', dim=24, latent_num_blocks=1)
+    said = dataclasses.replace(SHORT, max_steps=4, compile='auto')
+    train(tmp_path/'a', TEXT, config, said, None, progress=False)
+    counted = torch._dynamo.utils.counters
+    assert not counted['graph_break'] and 0 < counted['stats']['unique_graphs'] <= 3
+    train(tmp_path/'b', TEXT, config, dataclasses.replace(said, compile='no'), None, progress=False)
+    both = (torch.cat([p.flatten() for p in Pico.from_pretrained(tmp_path/d).parameters()]) for d in 'ab')
+    torch.testing.assert_close(*both, rtol=1e-3, atol=1e-4)
+    # a run that began plain stays plain, though it would pay by now
+    torch._dynamo.utils.counters.clear()
+    train(tmp_path/'b', TEXT, config, dataclasses.replace(said, max_steps=6), None, progress=False)
+    assert not counted['stats']['unique_graphs']
+    torch._dynamo.reset()
 
 @pytest.mark.parametrize('how', ['auto', 'yes'])
 def test_compiling_without_a_compiler(tmp_path, how):

@@ -1,4 +1,4 @@
-"""Which choices make `nano` learn most in the same time? (Chapter 11.)
+"""Which choices make `nano` learn most in the same time? (LOG.md says what is known so far.)
 
     python nbs/experiments/choices.py --data DIR                             # all of CHOICES, on stories and in English
     python nbs/experiments/choices.py --data DIR --only 'two heads' --seeds 1 2 --seconds 300
@@ -13,16 +13,18 @@ import time
 from dataclasses import dataclass, field
 
 import torch
-from common import ROWS, LENGTH, before_last, config, new_stories, parse, parser, part, source, stamp, text, train_step
+from common import LEARNED, LENGTH, ROWS, before_last, config, new_stories, parse, parser, part, source, stamp, text
+from common import train_step
 
 from pico.batches import batch
 from pico.evaluate import bits_per_byte
 from pico.model import Pico
+from pico.soap import SOAP
 from pico.train import TrainConfig, lr_factor, make_optimizer
 
 SECONDS = 150                        # of one thread: about what two quiet cores do in 85 seconds
 CORPORA = 'stories', 'english'
-NANO = dict(router='rising', latent_capacity_factor=3/16, latent_carry='yes', heads='chained', heads_every=32)
+NANO = LEARNED | dict(heads_every=32)
 
 @dataclass
 class Choice:
@@ -96,9 +98,8 @@ def begin(choice, corpus, seed):
                 torch.nn.init.zeros_(block.att.proj.weight)
                 torch.nn.init.zeros_(block.glu.fc2.weight)
     optimizer = make_optimizer(model, settings)
-    groups = [g | choice.soap for g in optimizer.param_groups]
-    for g in groups: g['params'] = list(g['params'])
-    return model, type(optimizer)(groups) if choice.soap else optimizer, settings
+    if choice.soap: optimizer = SOAP([g | choice.soap for g in optimizer.param_groups])
+    return model, optimizer, settings
 
 def train(choice, corpus, seed, seconds):
     "A model at the end of its time, the steps that it took, and the bytes that it saw."

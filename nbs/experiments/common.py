@@ -49,6 +49,9 @@ SHAPES = {
                  latent_num_blocks=11, latent_att_window_size=512),
 }
 
+# the default router and what belongs to it, on top
+LEARNED = dict(router='rising', latent_capacity_factor=3/16, latent_carry='yes', heads='chained')
+
 def config(shape='nano', **changes):
     "One of `SHAPES` with `DESIGN`, and some changes."
     return PicoConfig.from_dict(SHAPES[shape] | DESIGN | changes)

@@ -16,6 +16,7 @@ import json
 import math
 import sys
 import time
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
@@ -29,11 +30,15 @@ def stand_in(*names):
     for name in names:
         if importlib.util.find_spec(name) is None: sys.modules[name] = ModuleType(name)
 
-def parts(file):
-    "Training text and the last tenth, as bytes."
-    data = torch.frombuffer(bytearray(Path(file).read_bytes()), dtype=torch.uint8).long()
+def divided(file):
+    "Training text and the last tenth, for the others as for Pico."
+    data = Path(file).read_bytes()
     cut = len(data) * 9 // 10
     return data[:cut], data[cut:]
+
+def parts(file):
+    "Both as tensors."
+    return (torch.frombuffer(bytearray(part), dtype=torch.uint8).long() for part in divided(file))
 
 def rows(data, n, length, generator):
     "n pieces of a text that begin anywhere."
@@ -42,16 +47,18 @@ def rows(data, n, length, generator):
 
 # --- the original
 
-def masked_attention(q, k, v, causal, window_size, alibi_slopes, masks={}): # noqa: B006  # kept on purpose
+@lru_cache
+def mask(T, window, slopes):
+    back = torch.arange(T)[:,None] - torch.arange(T)
+    return torch.where((back >= 0) & (back <= window), -torch.tensor(slopes)[:,None,None] * back, -torch.inf)
+
+def masked_attention(q, k, v, causal, window_size, alibi_slopes):
     "What flash_attn_func does, on PyTorch's attention. q (B, T, H, K), k and v (B, T, G, K)."
     T, H = q.shape[1:3]
-    if (T, H) not in masks:
-        back = torch.arange(T)[:,None] - torch.arange(T)
-        near = (back >= 0) & (back <= window_size[0])
-        masks[T, H] = torch.where(near, -alibi_slopes[:,None,None] * back, -torch.inf)
+    bias = mask(T, window_size[0], tuple(alibi_slopes.tolist()))
     q, k, v = (x.transpose(1, 2).repeat_interleave(H // x.shape[2], 1) for x in (q, k, v))
     # with a mask of four dimensions PyTorch takes the way that stores no scores, three times as fast here
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=masks[T, H].expand(len(q), -1, -1, -1)).transpose(1, 2)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.expand(len(q), -1, -1, -1)).transpose(1, 2)
 
 def original(folder, text, steps=20, size=(ROWS, LENGTH)):
     "A step of the original: its XS with dim 144, its SOAP and its loss, in float32, which is faster here."
@@ -65,7 +72,7 @@ def original(folder, text, steps=20, size=(ROWS, LENGTH)):
     model = its.Pico(its.PICO_XS_PRESET.model_copy(update=dict(dim=144))).train()
     groups = [dict(params=[p for p in model.parameters() if p.dim() >= 2], weight_decay=.1),
               dict(params=[p for p in model.parameters() if p.dim() < 2], weight_decay=0.)]
-    optimizer, data, random = own.SOAP(groups, lr=1e-3), parts(text)[0], torch.Generator().manual_seed(0)
+    optimizer, data, random = own.SOAP(groups, lr=1e-3), next(parts(text)), torch.Generator().manual_seed(0)
     def step():
         some = rows(data, size[0], size[1] + 8, random)
         found, weights, decisions, _ = model(some[:,:size[1]])

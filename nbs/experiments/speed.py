@@ -20,8 +20,9 @@ from pathlib import Path
 
 import pico                                                       # before torch: it sets how threads wait
 import torch
-from common import HERE, SHAPES, config, parse, parser, processor, sha256, stamp
+from common import HERE, LEARNED, SHAPES, config, parse, parser, processor, sha256, stamp, train_step
 from demo import reached
+from peers import divided
 
 from pico.batches import batch
 from pico.costs import flops_per_byte
@@ -30,10 +31,9 @@ from pico.evaluate import bits_per_byte
 from pico.model import Pico
 from pico.run import TrainConfig
 from pico.sources import load_corpus
-from pico.train import backward, make_optimizer, train
+from pico.train import make_optimizer, train
 
-DEFAULT = dict(router='rising', latent_capacity_factor=3/16, latent_carry='yes', heads='chained')
-NANO = SHAPES['nano'] | DEFAULT | dict(heads_every=32)
+NANO = SHAPES['nano'] | LEARNED | dict(heads_every=32)
 
 def matrix_rate(n=2048, times=12):
     "Floating-point operations a second of products of large matrices, the best of several."
@@ -52,29 +52,21 @@ def steps(shape, rows, length, n):
     optimizer, routed = make_optimizer(model, TrainConfig(optimizer='soap')), []
     for i in range(3 + n):
         if i == 3: start = time.perf_counter()
-        told = backward(model, [batch(corpus, i, rows, length, model.config.next_tokens)])
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
-        optimizer.step()
-        optimizer.zero_grad()
-        model.router_state_step()
+        told, _ = train_step(model, optimizer, *batch(corpus, i, rows, length, model.config.next_tokens), lr=1e-3)
         routed.append(told['routed'])
     seconds = (time.perf_counter() - start) / n
     speed = rows * length / seconds
     return dict(bytes_per_second=speed, seconds=seconds, parameters=model.num_parameters(),
                 share=speed * flops_per_byte(model.config, statistics.mean(routed)) / matrix_rate())
 
-def parts(file):
-    "Training text and the last tenth, as peers.py divides it."
-    data = Path(file).read_bytes()
-    cut = len(data) * 9 // 10
-    return Corpus.from_bytes(data[:cut]), data[cut:]
-
 def learned(file, seconds, **shape):
     "Bits per byte of the last tenth, causal, after so many seconds of `nano`."
-    corpus, held_out = parts(file)
+    train_bytes, held_out = divided(file)
+    corpus = Corpus.from_bytes(train_bytes)
     settings = TrainConfig(optimizer='soap', context_len=512, batch_size=4, learning_rate=8e-3, warmup_steps=50,
                            max_minutes=seconds / 60, validation_interval=0)
     with tempfile.TemporaryDirectory() as d:
+        # a corpus made of bytes has no text held out: what is scored when time is up counts for nothing
         model = train(Path(d)/'run', corpus, config('nano', **NANO | shape), settings, validation=corpus,
                       progress=False)
     score = bits_per_byte(model, held_out)
@@ -102,7 +94,7 @@ def measurements(a):
     found = dict(rate=lambda _: dict(gflops=matrix_rate(512 if a.smoke else 2048) / 1e9),
                  nano=lambda _: steps(NANO, *((2, 64) if a.smoke else (4, 512)), 5*n),
                  xs_original=lambda _: steps(xs | of_original, *size, n),
-                 xs=lambda _: steps(xs | DEFAULT | dict(heads_every=16), *size, n),
+                 xs=lambda _: steps(xs | LEARNED | dict(heads_every=16), *size, n),
                  megabyte_time=lambda _: learned(a.text, seconds),
                  demo=lambda _: demo(minutes))
     if a.original: found['original'] = lambda _: peer('original', a)

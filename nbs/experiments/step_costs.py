@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, and how it grows. (Chapter 11.)
+"""Where the time of a training step goes, and how it grows. (Chapter 10d.)
 
     python nbs/experiments/step_costs.py profile       # shares of the parts of a step, `nano` and the shape of `xs`
     python nbs/experiments/step_costs.py growth        # with context, width, depth, capacity and batch
@@ -13,16 +13,15 @@ import time
 from collections import Counter
 
 import torch
-from common import SHAPES, config, parse, parser, source, stamp, text
+from common import LEARNED, SHAPES, config, parse, parser, source, stamp, text, train_step
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from pico.batches import batch
 from pico.model import Pico
-from pico.train import TrainConfig, backward, make_optimizer
+from pico.train import TrainConfig, make_optimizer
 
-DEFAULT = dict(router='rising', latent_capacity_factor=3/16, latent_carry='yes', heads='chained')
-DESIGNS = {'nano': (SHAPES['nano'] | DEFAULT | dict(heads_every=32), 4, 512),
-           'xs': (SHAPES['xs'] | DEFAULT | dict(dim=144, heads_every=16), 8, 1024)}
+DESIGNS = {'nano': (SHAPES['nano'] | LEARNED | dict(heads_every=32), 4, 512),
+           'xs': (SHAPES['xs'] | LEARNED | dict(dim=144, heads_every=16), 8, 1024)}
 PRODUCTS = {f'aten::{name}' for name in ('mm', 'bmm', 'addmm', 'baddbmm_', 'mv', 'addmv')}
 
 # --- where it goes
@@ -72,12 +71,7 @@ def shares(events):
     return {part: s / whole for part, s in spent.most_common()}, products / whole
 
 def step(model, optimizer, corpus, i, rows, length):
-    told = backward(model, [batch(corpus, i, rows, length, model.config.next_tokens)])
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
-    optimizer.step()
-    optimizer.zero_grad()
-    model.router_state_step()
-    return told
+    train_step(model, optimizer, *batch(corpus, i, rows, length, model.config.next_tokens), lr=1e-3)
 
 def ready(shape, corpus):
     torch.manual_seed(0)

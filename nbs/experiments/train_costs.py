@@ -1,4 +1,4 @@
-"""What the machinery of a run costs, and what faster arithmetic saves. (Chapter 11.)
+"""What the machinery of a run costs, and what faster arithmetic saves. (Chapters 10d, 11.)
 
     python nbs/experiments/train_costs.py              # `pico.train.train` against five bare lines; some minutes
     python nbs/experiments/train_costs.py speed        # a step in bfloat16 and one compiled, against plain float32
