@@ -252,7 +252,7 @@ def attention(
     if k_start is None and from_beginning(q, k):
         if window is not None and window <= 32 and T > 2 * max(window, 16):
             return attention_banded(q, k, v, window, slopes)
-        if T <= 192:
+        if T <= 192 and q.shape[0] * q.shape[1] * T**2 <= 2_000_000:      # 8 MB of scores: they stay in the cache
             place = torch.arange(T)
             return attention_dense(q, k, v, window, slopes, place, place)
     return attention_fused(q, k, v, window, slopes, k_start)

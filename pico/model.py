@@ -58,8 +58,8 @@ class PicoConfig(Settings):
 # %% ../nbs/07_model.ipynb #ac968c82
 PRESETS = {
     # the demo: minutes on a laptop
-    'nano': dict(dim=96, next_tokens=4, att_q_heads=6, att_kv_heads=2, fb_num_blocks=1, fb_att_window_size=16,
-                 latent_capacity_factor=3/16, latent_num_blocks=3, latent_att_window_size=256,
+    'nano': dict(dim=96, next_tokens=4, att_q_heads=6, att_kv_heads=2, fb_num_blocks=2, fb_att_window_size=16,
+                 latent_capacity_factor=3/16, latent_num_blocks=2, latent_att_window_size=256,
                  router='rising', latent_carry=True, heads='chained', heads_every=32),
     # the shape of the original's only preset
     'xs':   dict(dim=128, next_tokens=8, att_q_heads=9, att_kv_heads=3, fb_num_blocks=2, fb_att_window_size=16,

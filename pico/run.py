@@ -40,6 +40,7 @@ class TrainConfig(Settings):
     weight_decay:float = setting(.1, least=0)            # on matrices only
     optimizer:str = setting('adamw', choices=OPTIMIZERS) # 'adamw' | 'soap'; presets take soap
     schedule:str = setting('cosine', choices=SCHEDULES)  # a name in SCHEDULES
+    min_lr_ratio:float = setting(.1, least=0, most=1)    # the last learning rate, as a share of the largest
     warmup_steps:int = setting(150, least=0)             # optimizer steps
     epochs:float | None = setting(None, least=0)         # stop after so many passes over the data
     # stop after so many optimizer steps; 3600 where nothing else ends the run
@@ -66,8 +67,8 @@ class TrainConfig(Settings):
 
 # %% ../nbs/10b_run.ipynb #60fd08ed
 TRAINING:dict[str, dict] = {
-    'nano': dict(context_len=512, batch_size=4, learning_rate=8e-3, warmup_steps=50, validation_interval=200,
-                 validation_bytes=20_000),
+    'nano': dict(context_len=512, batch_size=4, learning_rate=8e-3, min_lr_ratio=0., warmup_steps=50, average=.97,
+                 validation_interval=200, validation_bytes=20_000),
     'xs':   dict(context_len=6144, batch_size=32),
     '10m':  dict(context_len=6144, batch_size=8),
     '100m': dict(context_len=6144, batch_size=16, learning_rate=5e-4),

@@ -32,13 +32,14 @@ def lr_factor(
     fraction_done:float, # of the run, 0 to 1
     warmup:int,          # steps of linear warm-up
     schedule:str,        # 'cosine' | 'wsd' | 'constant'
+    min_ratio:float=.1,  # where 'cosine' and 'wsd' end, as a share of the largest rate
 )->float:                # a factor for the learning rate, 0 to 1
-    "Learning-rate factor: linear warm-up, then down to 10%."
+    "Learning-rate factor: linear warm-up, then down."
     p = min(max(fraction_done, 0.), 1.)
-    down = {'cosine': .1 + .45 * (1 + math.cos(math.pi * p)),
-            'wsd': 1. if p < .8 else 1 - .9 * (p - .8) / .2,
+    high = {'cosine': (1 + math.cos(math.pi * p)) / 2,
+            'wsd': min(1., (1 - p) / .2),
             'constant': 1.}[schedule]
-    return down * min(1., (step + 1) / max(1, warmup))
+    return (min_ratio + (1 - min_ratio) * high) * min(1., (step + 1) / max(1, warmup))
 
 # %% ../nbs/11_train.ipynb #1c73e5af
 def backward(
@@ -157,7 +158,8 @@ def loop(run:Run, budget:Budget, recorder:Recorder, held:Corpus | None, stop:Sto
             now = decide(done, saver, stop, failure is not None)
             if run.step > saver.step and (now.ending or now.late or run.step % s.checkpoint_interval == 0): saver.save()
             if now.ending: break
-            lr = s.learning_rate * lr_factor(run.step, now.fraction_done, s.warmup_steps, s.schedule)
+            factor = lr_factor(run.step, now.fraction_done, s.warmup_steps, s.schedule, s.min_lr_ratio)
+            lr = s.learning_rate * factor
             batches = [(x.to(device), y.to(device)) for x, y in run.source.batches()]
             told = optimizer_step(run, batches, lr, cast, loss)
             budget.keep_time()

@@ -8,7 +8,6 @@ what costs more time takes fewer steps; the time to count for the router and to 
 on the ninth of the training text before the held-out text, or on stories of another seed: nothing is chosen by text
 that a chapter reports. `nano` as it was is in every list, for machines differ.
 """
-import math
 import time
 from dataclasses import dataclass, field
 
@@ -33,7 +32,6 @@ class Choice:
     shape:dict = field(default_factory=dict)       # fields of `PicoConfig`
     settings:dict = field(default_factory=dict)    # fields of `TrainConfig`
     soap:dict = field(default_factory=dict)        # settings of all groups of SOAP
-    floor:float = .1                               # where the cosine ends
     still:bool = False                             # the blocks begin by adding nothing
 
 CHOICES = [
@@ -46,8 +44,8 @@ CHOICES = [
     Choice('rate 0.004', settings=dict(learning_rate=4e-3)),
     Choice('rate 0.012', settings=dict(learning_rate=1.2e-2)),
     # schedule
-    Choice('down to 0', floor=0),
-    Choice('down to 0, rate 0.012', settings=dict(learning_rate=1.2e-2), floor=0),
+    Choice('down to 0', settings=dict(min_lr_ratio=0)),
+    Choice('down to 0, rate 0.012', settings=dict(learning_rate=1.2e-2, min_lr_ratio=0)),
     Choice('wsd', settings=dict(schedule='wsd')),
     Choice('average 0.97', settings=dict(average=.97)),
     Choice('warm-up 150', settings=dict(warmup_steps=150)),
@@ -70,20 +68,14 @@ CHOICES = [
     Choice('decay 0.01', settings=dict(weight_decay=.01)),
     Choice('still at first', still=True),
     # what looked good, together
-    Choice('average, down to 0', settings=dict(average=.97), floor=0),
+    Choice('average, down to 0', settings=dict(average=.97, min_lr_ratio=0)),
     Choice('2 and 2 blocks', dict(fb_num_blocks=2, latent_num_blocks=2)),
     Choice('2 and 2 blocks, average, down to 0', dict(fb_num_blocks=2, latent_num_blocks=2),
-           dict(average=.97), floor=0),
+           dict(average=.97, min_lr_ratio=0)),
     Choice('2 and 2 blocks, 2 heads, average, down to 0', dict(fb_num_blocks=2, latent_num_blocks=2, next_tokens=2),
-           dict(average=.97), floor=0),
+           dict(average=.97, min_lr_ratio=0)),
 ]
 NAMES = [c.name for c in CHOICES]
-
-def falling(choice, settings, step, done):
-    "A factor for the learning rate; the cosine ends at `floor`."
-    if settings.schedule != 'cosine': return lr_factor(step, done, settings.warmup_steps, settings.schedule)
-    warm = min(1., (step + 1) / max(1, settings.warmup_steps))
-    return warm * (choice.floor + (1 - choice.floor) * (1 + math.cos(math.pi * min(done, 1.))) / 2)
 
 def begin(choice, corpus, seed):
     "A model, its optimizer, and how it is trained."
@@ -109,7 +101,8 @@ def train(choice, corpus, seed, seconds):
     step, start = 0, time.thread_time()
     while (spent := time.thread_time() - start) < seconds:
         x, y = batch(corpus, step, s.batch_size, s.context_len, model.config.next_tokens, seed)
-        train_step(model, optimizer, x, y, s.learning_rate * falling(choice, s, step, spent / seconds))
+        factor = lr_factor(step, spent / seconds, s.warmup_steps, s.schedule, s.min_lr_ratio)
+        train_step(model, optimizer, x, y, s.learning_rate * factor)
         if s.average: follow(average, weights, min(s.average, (1 + step) / (10 + step)))
         step += 1
     if s.average:
