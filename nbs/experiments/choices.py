@@ -34,6 +34,8 @@ class Choice:
     soap:dict = field(default_factory=dict)        # settings of all groups of SOAP
     still:bool = False                             # the blocks begin by adding nothing
 
+TWO = dict(fb_num_blocks=2, latent_num_blocks=2)
+END = dict(average=.97, min_lr_ratio=0)
 CHOICES = [
     Choice('nano'),
     # batches and rates
@@ -68,12 +70,17 @@ CHOICES = [
     Choice('decay 0.01', settings=dict(weight_decay=.01)),
     Choice('still at first', still=True),
     # what looked good, together
-    Choice('average, down to 0', settings=dict(average=.97, min_lr_ratio=0)),
-    Choice('2 and 2 blocks', dict(fb_num_blocks=2, latent_num_blocks=2)),
-    Choice('2 and 2 blocks, average, down to 0', dict(fb_num_blocks=2, latent_num_blocks=2),
-           dict(average=.97, min_lr_ratio=0)),
-    Choice('2 and 2 blocks, 2 heads, average, down to 0', dict(fb_num_blocks=2, latent_num_blocks=2, next_tokens=2),
-           dict(average=.97, min_lr_ratio=0)),
+    Choice('average, down to 0', settings=END),
+    Choice('2 and 2 blocks', TWO),
+    Choice('2 and 2 blocks, average, down to 0', TWO, END),
+    Choice('2 and 2 blocks, 2 heads, average, down to 0', TWO | dict(next_tokens=2), END),
+    # around that
+    Choice('3 and 1 blocks, average, down to 0', dict(fb_num_blocks=3, latent_num_blocks=1), END),
+    Choice('2 and 2 blocks, windows of 8, average, down to 0', TWO | dict(fb_att_window_size=8), END),
+    # routers
+    Choice("2 and 2 blocks, SpaceByte's rule, average, down to 0", TWO | dict(router='space'), END),
+    Choice('2 and 2 blocks, top-k, average, down to 0', TWO | dict(router='topk', latent_carry='no'), END),
+    Choice('2 and 2 blocks, none deep, average, down to 0', TWO | dict(router='none'), END),
 ]
 NAMES = [c.name for c in CHOICES]
 
