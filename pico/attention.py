@@ -202,7 +202,8 @@ def use_flex(
     slopes:Tensor, # (H,)
 )->bool:
     "Can FlexAttention serve these queries, and is it worth it?"
-    fits = q.is_cuda and q.dtype != torch.float64 and q.shape[-1] <= 256 and not slopes.requires_grad
+    linear = slopes.dim() == 1 and not slopes.requires_grad
+    fits = linear and q.is_cuda and q.dtype != torch.float64 and q.shape[-1] <= 256
     if not fits or q.shape[2] < 128: return False
     return find_spec('triton') is not None and torch.cuda.get_device_capability(q.device) >= (8, 0)
 
@@ -238,7 +239,7 @@ def attention(
     k:Tensor,            # (B, G, S, K) keys
     v:Tensor,            # (B, G, S, K) values
     window:int | None,   # look at most so many bytes back (so at window + 1 keys); None = no limit
-    slopes:Tensor,       # (H,) ALiBi slopes
+    slopes:Tensor,       # (H,) ALiBi slopes, or (H, N) what each distance adds (chapter 02)
     q_pos:Tensor=None,   # (T,) or (B, T) positions in bytes; default: the last query stands at the last key
     k_pos:Tensor=None,   # (S,) or (B, S); -1 = an empty place
     k_start:Tensor=None, # (B,) keys before this index are empty, S - T of them at most (without positions only)

@@ -97,7 +97,7 @@ class Attention(nn.Module):
         q_heads:int,           # query heads
         kv_heads:int,          # key/value heads
         window:int | None,     # bytes back; None = no limit
-        positions:str='alibi', # 'alibi' | 'rope' | 'none'
+        positions:str='alibi', # a name in `POSITIONS`; what `relative` learns belongs to a `Stack`
     ):
         super().__init__()
         check_heads(dim, q_heads, kv_heads, window)
@@ -106,7 +106,7 @@ class Attention(nn.Module):
         self.heads, self.width, self.window = (q_heads, kv_heads), dim // q_heads, window
         self.fused_qkv = nn.Linear(dim, (q_heads + 2*kv_heads) * self.width, bias=False)
         self.proj = nn.Linear(q_heads * self.width, dim, bias=False)
-        self.register_buffer('slopes', alibi_slopes(q_heads) * (positions == 'alibi'), persistent=False)
+        self.register_buffer('slopes', alibi_slopes(q_heads) * (positions in ('alibi', 'relative')), persistent=False)
         self.rotary = positions == 'rope'
 
     def turn(self, x:Tensor, cache:KVCache=None)->tuple | None: # of this step, good for all blocks of a stack
@@ -121,9 +121,10 @@ class Attention(nn.Module):
         cache:KVCache=None, # continue what it holds; updated in place
         plan:Plan=None,     # of this step, for all blocks of a stack; None = the cache makes one
         turn:tuple=None,    # of this step; None = made here where it is needed
+        table:Tensor=None,  # (H, W+1) what each distance adds; None = the slopes say it
     )->Tensor:              # (B, T, D)
         "Let each byte look back."
-        (B, T, _), (H, G) = x.shape, self.heads
+        (B, T, _), (H, G), slopes = x.shape, self.heads, self.slopes if table is None else table
         # not self.fused_qkv(x): a call less per byte
         qkv = F.linear(x, self.fused_qkv.weight).view(B, T, H + 2*G, self.width).transpose(1, 2)
         if turn is None: turn = self.turn(x, cache)
@@ -131,8 +132,8 @@ class Attention(nn.Module):
         q, kv = qkv.split((H, 2*G), 1)                            # (B, H, T, K), (B, 2G, T, K)
         if cache is None:
             k, v = kv.split(G, 1)
-            out = attention(q, k, v, self.window, self.slopes)
-        else: out = cache.attend(q, kv, self.slopes, plan=plan)
+            out = attention(q, k, v, self.window, slopes)
+        else: out = cache.attend(q, kv, slopes, plan=plan)
         return F.linear(out.transpose(1, 2).reshape(B, T, H * self.width), self.proj.weight)
 
     def new_cache(self, batch_size, max_rollback=0, dtype=None, device=None, ring=None)->KVCache:
@@ -147,7 +148,7 @@ class Block(nn.Module):
         q_heads:int,  # query heads
         kv_heads:int, # key/value heads
         window:int,   # bytes back
-        positions:str='alibi', # 'alibi' | 'rope' | 'none'
+        positions:str='alibi', # a name in `POSITIONS`
     ):
         super().__init__()
         self.norm1, self.att = RMSNorm(dim), Attention(dim, q_heads, kv_heads, window, positions)
@@ -158,9 +159,10 @@ class Block(nn.Module):
         cache:KVCache=None, # continue what it holds; updated in place
         plan:Plan=None,     # of this step; None = the cache makes one
         turn:tuple=None,    # of this step; None = made where it is needed
+        table:Tensor=None,  # (H, W+1) what each distance adds; None = the slopes say it
     )->Tensor:              # (B, T, D)
         "One block."
-        x = x + self.att(self.norm1(x), cache, plan, turn)
+        x = x + self.att(self.norm1(x), cache, plan, turn, table)
         return x + self.glu(self.norm2(x))
 
 # %% ../nbs/04_block.ipynb #2d65a889
@@ -172,6 +174,15 @@ class Stack(nn.Module):
     ):
         super().__init__()
         self.blocks = nn.ModuleList(Block(dim, q_heads, kv_heads, window, positions) for _ in range(num_blocks))
+        learned = positions == 'relative' and num_blocks > 0
+        # (H, W+1) what all blocks together learn of each distance, on top of ALiBi
+        self.relative = nn.Parameter(torch.zeros(q_heads, window + 1)) if learned else None
+
+    def table(self)->Tensor | None: # (H, W+1)
+        "What each distance adds to a score; None where the slopes say it."
+        if self.relative is None: return None
+        back = torch.arange(self.relative.shape[1], device=self.relative.device)
+        return self.relative - self.blocks[0].att.slopes.to(self.relative.dtype)[:,None] * back
 
     def forward(self,
         x:Tensor,            # (B, T, D)
@@ -180,19 +191,20 @@ class Stack(nn.Module):
     )->Tensor:               # (B, T, D)
         "All blocks in order."
         if not len(self.blocks): return x
-        att = self.blocks[0].att
+        att, table = self.blocks[0].att, self.table()
         turn = att.turn(x, cache[0] if cache else None)
-        if not cache: return self.whole(x, turn)
-        plan = cache[0].plan(x.shape[1], att.slopes, x.dtype, lengths)
-        for block, c in zip(self.blocks, cache, strict=True): x = block(x, c, plan, turn)
+        if not cache: return self.whole(x, turn, table)
+        plan = cache[0].plan(x.shape[1], att.slopes if table is None else table, x.dtype, lengths)
+        for block, c in zip(self.blocks, cache, strict=True): x = block(x, c, plan, turn, table)
         return x
 
     def whole(self,
-        x:Tensor,        # (B, T, D) a text from its beginning
-        turn:tuple=None, # see `Attention`
-    )->Tensor:           # (B, T, D)
+        x:Tensor,          # (B, T, D) a text from its beginning
+        turn:tuple=None,   # see `Attention`
+        table:Tensor=None, # the same
+    )->Tensor:             # (B, T, D)
         "All blocks in order without a cache, as in training. (What `torch.compile` is given in chapter 10d.)"
-        for block in self.blocks: x = block(x, turn=turn)
+        for block in self.blocks: x = block(x, turn=turn, table=table)
         return x
 
     def new_cache(self, batch_size, max_rollback=0, dtype=None, device=None)->list:

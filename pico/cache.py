@@ -10,6 +10,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 import torch.nn.functional as F
+from .alibi import distance_bias
 from .attention import attention, grouped
 
 # %% ../nbs/03a_cache.ipynb #2388ce74
@@ -39,7 +40,7 @@ class Ring:
         if slopes is not self.slopes: self.tables, self.slopes = {}, slopes
         if (T, dtype) not in self.tables:
             back = (self.slot[:T,None] - self.around) % self.slots
-            bias = -slopes.to(torch.promote_types(dtype, torch.float32))[:,None,None] * back     # (H, T, 2R)
+            bias = distance_bias(slopes.to(torch.promote_types(dtype, torch.float32)), back)     # (H, T, 2R)
             # a large finite number hides as well as -inf does, and keeps every softmax finite
             bias = bias.to(dtype).masked_fill(back > self.window, torch.finfo(dtype).min / 2)
             self.tables[T, dtype] = bias.view(1, G, -1, 2*self.slots)

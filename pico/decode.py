@@ -11,7 +11,7 @@ from collections import deque
 import numpy as np
 import torch
 from fastcore.basics import patch
-from .alibi import turns
+from .alibi import distance_bias, turns
 from .model import Pico
 from .router import Router, normed
 from .heads import to_numpy
@@ -82,8 +82,10 @@ class QuickStack:
         att, dtype = stack.blocks[0].att, self.blocks[0][0].dtype
         self.H, self.G, *_ = att.heads
         self.K, self.window, self.rotary = att.width, att.window, att.rotary
-        self.eps, self.slopes = float(np.finfo(dtype).eps), to_numpy(att.slopes).astype(dtype)
-        self.far = self.window * self.slopes.max() > 20           # some scores are so low that they count for nothing
+        self.eps, back = float(np.finfo(dtype).eps), torch.arange(self.window + 1)[None]
+        slopes = att.slopes if stack.relative is None else stack.table()
+        self.table = to_numpy(distance_bias(slopes.to(torch.float64), back))[:,0].astype(dtype)     # (H, W+1)
+        self.far = self.table.min() < -20                         # some scores are so low that they count for nothing
         self.known = {}                                           # what distance adds, where it is always the same
         shape = len(self.blocks), 2, self.G, self.K
         self.past = [Past(shape, self.window + max_rollback, dtype) for _ in range(rows)]
@@ -100,11 +102,11 @@ class QuickStack:
 def bias(self:QuickStack, T:int, P:int)->np.ndarray: # (G, R·T, P+T)
     "What distance adds to the scores of T new bytes after P old ones."
     if (T, P) in self.known: return self.known[T, P]
-    dtype = self.slopes.dtype
+    dtype = self.table.dtype
     back = P + np.arange(T)[:,None] - np.arange(P+T)              # (T, P+T)
     hide = (back < 0) | (back > self.window)
-    bias = np.where(hide, np.finfo(dtype).min / 2, -self.slopes[:,None,None] * back)
-    bias = bias.astype(dtype).reshape(self.G, -1, P+T)
+    bias = np.where(hide, np.finfo(dtype).min / 2, self.table[:, back.clip(0, self.window)])
+    bias = bias.reshape(self.G, -1, P+T)
     if P == self.window and T <= 32: self.known[T, P] = bias      # from now on always the same
     return bias
 
@@ -140,7 +142,7 @@ def places(self:QuickStack,
         rows.append((i, i+T, past.kv, start-P, start, start+T, self.bias(T, P)))
         at += range(past.seen - T, past.seen)
         i += T
-    return rows, turned(at, self.K, self.slopes.dtype) if self.rotary else None
+    return rows, turned(at, self.K, self.table.dtype) if self.rotary else None
 
 # %% ../nbs/11a_decode.ipynb #ab9cca5f
 @patch

@@ -70,7 +70,7 @@ class MixtureOfDepths(Stack):
         router:str='topk',# one of `ROUTERS`
         capacity:float=.25, # fraction of bytes that should go deep
         carry:bool=False,   # give the bytes after a chosen one a share of its change
-        positions:str='alibi', # 'alibi' | 'rope' | 'none', counted in chosen bytes
+        positions:str='alibi', # a name in `POSITIONS`, counted in chosen bytes
     ):
         super().__init__(num_blocks, dim, q_heads, kv_heads, window, positions)
         self.multiple = 1                                         # see `pack`

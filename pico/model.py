@@ -60,23 +60,23 @@ PRESETS = {
     # the demo: minutes on a laptop
     'nano': dict(dim=96, next_tokens=4, att_q_heads=6, att_kv_heads=2, fb_num_blocks=2, fb_att_window_size=16,
                  latent_capacity_factor=3/16, latent_num_blocks=2, latent_att_window_size=256,
-                 router='rising', latent_carry=True, heads='chained', heads_every=32),
+                 router='rising', positions='relative', latent_carry=True, heads='chained', heads_every=32),
     # the shape of the original's only preset
     'xs':   dict(dim=128, next_tokens=8, att_q_heads=9, att_kv_heads=3, fb_num_blocks=2, fb_att_window_size=16,
                  latent_capacity_factor=3/16, latent_num_blocks=12, latent_att_window_size=512,
-                 router='rising', latent_carry=True, heads='chained', heads_every=16),
+                 router='rising', positions='relative', latent_carry=True, heads='chained', heads_every=16),
     # the shape of the model in the original's README
     '10m':  dict(dim=372, next_tokens=8, att_q_heads=9, att_kv_heads=3, fb_num_blocks=2, fb_att_window_size=32,
                  latent_capacity_factor=3/16, latent_num_blocks=8, latent_att_window_size=512,
-                 router='rising', latent_carry=True, heads='chained', heads_every=16),
+                 router='rising', positions='relative', latent_carry=True, heads='chained', heads_every=16),
     # for a GPU
     '100m': dict(dim=1024, next_tokens=8, att_q_heads=16, att_kv_heads=4, fb_num_blocks=2, fb_att_window_size=32,
                  latent_num_blocks=11, latent_att_window_size=512, latent_capacity_factor=3/16,
-                 router='rising', latent_carry=True, heads='chained', heads_every=16),
+                 router='rising', positions='relative', latent_carry=True, heads='chained', heads_every=16),
 }
 # the original's design to the letter, at its only size
-PRESETS['original'] = PRESETS['xs'] | dict(latent_capacity_factor=.25, router='topk', latent_carry=False,
-                                           heads='linear', heads_every=1, marks='tags')
+PRESETS['original'] = PRESETS['xs'] | dict(latent_capacity_factor=.25, router='topk', positions='alibi',
+                                           latent_carry=False, heads='linear', heads_every=1, marks='tags')
 
 # %% ../nbs/07_model.ipynb #68017dab
 @patch(cls_method=True)
@@ -148,9 +148,10 @@ class Pico(nn.Module, Files):
         self.config = c = config
         heads = c.dim, c.att_q_heads, c.att_kv_heads
         self.embedding   = nn.Embedding(256, c.dim)
+        far = 'alibi' if c.positions == 'relative' else c.positions             # latent windows are long
         self.fb_in       = Stack(c.fb_num_blocks, *heads, c.fb_att_window_size, c.positions)
         self.latent      = MixtureOfDepths(c.latent_num_blocks, *heads, c.latent_att_window_size, c.router,
-                                           c.latent_capacity_factor, c.latent_carry, c.positions)
+                                           c.latent_capacity_factor, c.latent_carry, far)
         self.fb_out      = Stack(c.fb_num_blocks, *heads, c.fb_att_window_size, c.positions)
         self.norm        = RMSNorm(c.dim)
         self.unembedding = HEADS[c.heads](c.dim, c.next_tokens, c.heads_every)
@@ -245,7 +246,8 @@ def trained_model(
     trained = Pico.from_pretrained(start)
     for k, v in trained.config.to_dict().items():
         asked = getattr(config or trained.config, k)
-        if k not in MAY_DIFFER and asked != v:
+        learned = k == 'fb_att_window_size' and trained.config.positions == 'relative'      # it has a table so long
+        if (k not in MAY_DIFFER or learned) and asked != v:
             raise InputError(f"{k}={asked} does not fit the model in {start}, which has {v}: leave it out, or train "
                              "from the beginning")
     return trained

@@ -3,11 +3,12 @@ it and one call repeats it. (For gpu.py.)
 
 The package's cache asks how many bytes were routed before it goes on, so a graph cannot hold it. Here every byte goes
 through the latent blocks, and what a byte that was not routed gets there is thrown away. Positions are tensors, and a
-ring keeps the last window + T keys. ALiBi only. Without a GPU the same pass runs step by step.
+ring keeps the last window + T keys. No rotary positions. Without a GPU the same pass runs step by step.
 """
 import torch
 import torch.nn.functional as F
 
+from pico.alibi import distance_bias
 from pico.attention import grouped
 from pico.data import MARKS
 
@@ -18,7 +19,8 @@ class FixedStack:
         if not len(self.blocks): return
         att = self.blocks[0].att
         if att.rotary: raise ValueError('rotary positions cannot be captured here: take a model with ALiBi')
-        (self.H, self.G), self.window, self.slopes = att.heads, att.window, att.slopes
+        (self.H, self.G), self.window = att.heads, att.window
+        self.slopes = att.slopes if stack.relative is None else stack.table().detach()
         self.R, device = att.window + T, self.slopes.device
         # (rows, 2G, R + 1, K) of each block; the last slot takes in what nobody will look at
         self.rings = [self.slopes.new_zeros(rows, 2*self.G, self.R + 1, att.width) for _ in self.blocks]
@@ -35,7 +37,7 @@ class FixedStack:
         held = last - (last - self.slot) % self.R                 # (B, R) the latest position that a slot can hold
         back = at[:,:,None] - held[:,None]                        # (B, T, R)
         hide = (back < 0) | (back > self.window) | (held[:,None] < 0)
-        bias = -self.slopes[:,None,None] * back[:,None]           # (B, H, T, R)
+        bias = distance_bias(self.slopes, back)                   # (B, H, T, R)
         bias = bias.masked_fill(hide[:,None], torch.finfo(bias.dtype).min / 2)
         return bias.view(len(at), self.G, -1, self.R)
 

@@ -35,6 +35,7 @@ class Choice:
     still:bool = False                             # the blocks begin by adding nothing
 
 TWO = dict(fb_num_blocks=2, latent_num_blocks=2)
+NOW = TWO | dict(positions='relative')
 END = dict(average=.97, min_lr_ratio=0)
 CHOICES = [
     Choice('nano'),
@@ -77,10 +78,16 @@ CHOICES = [
     # around that
     Choice('3 and 1 blocks, average, down to 0', dict(fb_num_blocks=3, latent_num_blocks=1), END),
     Choice('2 and 2 blocks, windows of 8, average, down to 0', TWO | dict(fb_att_window_size=8), END),
-    # routers
-    Choice("2 and 2 blocks, SpaceByte's rule, average, down to 0", TWO | dict(router='space'), END),
-    Choice('2 and 2 blocks, top-k, average, down to 0', TWO | dict(router='topk', latent_carry='no'), END),
-    Choice('2 and 2 blocks, none deep, average, down to 0', TWO | dict(router='none'), END),
+    # that with positions that are learned: `nano` as it is
+    Choice('nano now', NOW, END),
+    Choice('nano now, rotary', NOW | dict(positions='rope'), END),
+    Choice('nano now, 1 and 3 blocks', NOW | dict(fb_num_blocks=1, latent_num_blocks=3), END),
+    Choice('nano now, windows of 8', NOW | dict(fb_att_window_size=8), END),
+    Choice('nano now, windows of 24', NOW | dict(fb_att_window_size=24), END),
+    # its routers
+    Choice("nano now, SpaceByte's rule", NOW | dict(router='space'), END),
+    Choice('nano now, top-k', NOW | dict(router='topk', latent_carry='no'), END),
+    Choice('nano now, none deep', NOW | dict(router='none'), END),
 ]
 NAMES = [c.name for c in CHOICES]
 

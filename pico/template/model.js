@@ -90,8 +90,11 @@ class Stack {                                        // the blocks of a stack: w
     Object.assign(this, { D, window, H: config.att_q_heads, G: config.att_kv_heads })
     this.K = Math.floor(D / this.H)
     this.rotary = config.positions === 'rope'
-    const slope = h => config.positions === 'alibi' ? Math.fround(2 ** (-8 * (h + 1) / this.H)) : 0
-    this.slopes = Array.from({ length: this.H }, (_, h) => slope(h))
+    const linear = config.positions === 'alibi' || config.positions === 'relative'
+    const slope = h => linear ? Math.fround(2 ** (-8 * (h + 1) / this.H)) : 0
+    const learned = w[at + '.relative']                // what each distance adds to a score, beside that of ALiBi
+    this.table = Float32Array.from({ length: this.H * (window + 1) }, (_, i) =>
+      (learned ? learned[i] : 0) - slope(Math.floor(i / (window + 1))) * (i % (window + 1)))
     this.blocks = Array.from({ length: blocks }, (_, b) => matrices(w, `${at}.blocks.${b}.`, this.H, this.K, D))
     this.room = { x: new Float32Array(D), y: new Float32Array(D), u: new Float32Array(2 * D),
       qkv: new Float32Array((this.H + 2 * this.G) * this.K), out: new Float32Array(this.H * this.K),
@@ -122,14 +125,15 @@ Stack.prototype.keep = function (b, past) {          // note the new keys and va
 }
 
 Stack.prototype.attend = function (b, past, look) {  // look back; `look`, if given, is told how much each byte counts
-  const { H, G, K, room: { qkv, out, scores } } = this, { kv, slots, size } = past
-  const last = past.seen - 1, first = Math.max(0, last - this.window), S = last - first + 1
+  const { H, G, K, window, table, room: { qkv, out, scores } } = this, { kv, slots, size } = past
+  const last = past.seen - 1, first = Math.max(0, last - window), S = last - first + 1
   out.fill(0)
   for (let h = 0; h < H; h++) {
-    const keys = 2 * b * size + Math.floor(h / (H / G)) * slots * K, slope = this.slopes[h]
+    const keys = 2 * b * size + Math.floor(h / (H / G)) * slots * K
+    const nearest = h * (window + 1) + last - first   // where the table says what the first byte's distance adds
     let best = -Infinity, total = 0
     for (let j = 0, slot = first % slots; j < S; j++, slot = slot + 1 < slots ? slot + 1 : 0) {
-      scores[j] = dot(qkv, h * K, kv, keys + slot * K, K) - slope * (last - first - j)
+      scores[j] = dot(qkv, h * K, kv, keys + slot * K, K) + table[nearest - j]
       if (scores[j] > best) best = scores[j]
     }
     for (let j = 0; j < S; j++) total += scores[j] = Math.exp(Math.max(scores[j] - best, -60))
