@@ -182,7 +182,7 @@ class Stack(nn.Module):
         "What each distance adds to a score; None where the slopes say it."
         if self.relative is None: return None
         back = torch.arange(self.relative.shape[1], device=self.relative.device)
-        return self.relative - self.blocks[0].att.slopes.to(self.relative.dtype)[:,None] * back
+        return self.relative - alibi_slopes(len(self.relative)).to(self.relative)[:,None] * back
 
     def forward(self,
         x:Tensor,            # (B, T, D)

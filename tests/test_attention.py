@@ -22,7 +22,9 @@ def dense(q, k, v, window, slopes):
     R, T, S = q.shape[1] // k.shape[1], q.shape[2], k.shape[2]
     k, v = k.repeat_interleave(R, 1), v.repeat_interleave(R, 1)
     back = (torch.arange(T) + S - T)[:,None] - torch.arange(S)
-    s = q @ k.mT / math.sqrt(q.shape[-1]) - slopes[:,None,None].to(q.dtype) * back
+    linear = slopes.dim() == 1
+    bias = -slopes[:,None,None].to(q.dtype) * back if linear else slopes[:, back.clamp(0, slopes.shape[1] - 1)]
+    s = q @ k.mT / math.sqrt(q.shape[-1]) + bias
     return s.masked_fill((back < 0) | (back > (S if window is None else window)), -math.inf).softmax(-1) @ v
 
 @st.composite
@@ -48,6 +50,17 @@ def test_banded_equals_dense(shape, T, extra, window, seed):
     slopes = alibi_slopes(H)
     q, k, v = qkv(seed, B, H, G, K, T, T + extra)
     exact(attention(q, k, v, window, slopes), dense(q, k, v, window, slopes))
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(shapes(), st.integers(1, 200), st.sampled_from([0, 16]), st.sampled_from([0, 3, 16, 40]), st.integers(0, 99))
+def test_a_table_of_distances_equals_dense_and_learns(shape, T, extra, window, seed):
+    B, H, G, K = shape
+    table = torch.randn(H, window + 1, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
+    x = [t.requires_grad_() for t in (*qkv(seed, B, H, G, K, T, T + extra), table)]
+    a, b = (f(*x[:3], window, table) for f in (attention, dense))
+    exact(a, b)
+    w = torch.randn(a.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
+    for one, other in zip(*(torch.autograd.grad((out * w).sum(), x) for out in (a, b)), strict=True): exact(one, other)
 
 @settings(deadline=None, derandomize=True, max_examples=25)
 @given(shapes(), st.integers(1, 90), st.sampled_from([None, 0, 3, 16, 64]), st.integers(0, 99))
@@ -202,7 +215,7 @@ def test_flex_is_chosen_only_where_it_can_serve(monkeypatch):
     assert use_flex(q(), slopes) and use_flex(q(dtype=torch.bfloat16), slopes) and use_flex(q(T=128, K=256), slopes)
     for bad in (dict(cuda=False), dict(T=127), dict(K=257), dict(dtype=torch.float64)):
         assert not use_flex(q(**bad), slopes)
-    assert not use_flex(q(), slopes.clone().requires_grad_())
+    assert not use_flex(q(), slopes.clone().requires_grad_()) and not use_flex(q(), torch.zeros(9, 5))
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device=None: (7, 5))
     assert not use_flex(q(), slopes)
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device=None: (9, 0))

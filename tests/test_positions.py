@@ -1,4 +1,4 @@
-"Rotary positions, and none: cut anywhere, ragged, taken back, far into a text, and read in NumPy, as with ALiBi."
+"Learned, rotary and no positions: cut anywhere, ragged, taken back, far into a text, and read in NumPy, as ALiBi."
 import numpy as np
 import pytest
 import torch
@@ -6,9 +6,9 @@ from conftest import tiny_config
 from pico.core import InputError
 from pico.decode import Decoder
 from pico.generate import generate
-from pico.model import Pico, PicoConfig
+from pico.model import Pico, PicoConfig, trained_model
 
-KINDS = 'alibi', 'rope', 'none'
+KINDS = 'alibi', 'relative', 'rope', 'none'
 
 def make(positions, **changes):
     torch.manual_seed(0)
@@ -74,17 +74,32 @@ def test_the_future_changes_nothing(positions):
 def test_they_differ_and_only_none_is_blind():
     x = text(1, 40)
     outs = {p: logits(make(p, router='all', fb_att_window_size=99, latent_att_window_size=99), x) for p in KINDS}
-    assert (outs['alibi'] - outs['rope']).abs().max() > 1e-3 < (outs['alibi'] - outs['none']).abs().max()
+    for p in KINDS[1:]: assert (outs['alibi'] - outs[p]).abs().max() > 1e-3
     turned = torch.cat([x[:,:20].flip(1), x[:,20:]], 1)           # the same bytes in another order
     for p in KINDS:
         one = make(p, router='none', fb_att_window_size=99, latent_num_blocks=0, fb_num_blocks=1)
         moved = (one.fb_in(one.embedding(x)) - one.fb_in(one.embedding(turned)))[:,-1].abs().max()
         assert (moved < 1e-9) == (p == 'none')
 
-def test_speculative_and_plain_writing_agree_with_rotary_positions():
-    model = make('rope', next_tokens=4).float()
+@pytest.mark.parametrize('positions', ['relative', 'rope'])
+def test_speculative_and_plain_writing_agree(positions):
+    model = make(positions, next_tokens=4).float()
     texts = [generate(model, 'abc', max_bytes=60, temperature=0., speculative=s).bytes for s in (True, False)]
     assert texts[0] == texts[1]
 
 def test_an_unknown_kind_is_refused():
     with pytest.raises(InputError, match="positions='sines'"): PicoConfig.preset('nano', positions='sines')
+
+def test_learned_positions_begin_as_alibi_and_belong_to_the_narrow_windows():
+    x = text(2, 60)
+    begun = [Pico(tiny_config(positions=p)).double().eval() for p in ('relative', 'alibi')]
+    begun[1].load_state_dict({k: v for k, v in begun[0].state_dict().items() if 'relative' not in k})
+    assert torch.equal(*(logits(m, x) for m in begun))
+    assert [n for n, _ in begun[0].named_parameters() if 'relative' in n] == ['fb_in.relative', 'fb_out.relative']
+    assert Pico(tiny_config(positions='relative', fb_num_blocks=0)).fb_in.relative is None
+
+def test_a_trained_table_keeps_its_window(tmp_path):
+    Pico(tiny_config(positions='relative', fb_att_window_size=5)).save_pretrained(tmp_path)
+    trained_model(tmp_path, tiny_config(positions='relative', fb_att_window_size=5, latent_att_window_size=9))
+    with pytest.raises(InputError, match='fb_att_window_size=6'):
+        trained_model(tmp_path, tiny_config(positions='relative', fb_att_window_size=6))
