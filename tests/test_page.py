@@ -99,7 +99,7 @@ def random_model(router, seed=0, **fields):
 @needs_node
 @pytest.mark.parametrize('router', 'rising tuned words topk threshold space whitespace stride random all none'.split())
 @pytest.mark.parametrize('fields', [dict(positions='alibi'), dict(positions='relative'), dict(positions='none'),
-                                    dict(positions='rope', latent_carry=True, heads='linear')], ids=lambda f: f['positions'])
+                                    dict(positions='rope', latent_carry=True, heads='linear')], ids=str)
 def test_logits_are_pythons(router, fields, tmp_path):
     text = np.random.default_rng(3).integers(0, 256, 600).astype(np.uint8).tobytes()
     worst, other, share = compare(tmp_path, random_model(router, **fields), text)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pico                                                       # before torch: it sets how threads wait
 import torch
-from common import HERE, LEARNED, SHAPES, config, parse, parser, processor, sha256, stamp, train_step
+from common import HERE, LEARNED, NANO, NANO_TRAINING, config, parse, parser, processor, sha256, stamp, train_step
 from demo import reached
 from peers import divided
 
@@ -32,8 +32,6 @@ from pico.model import Pico
 from pico.run import TrainConfig
 from pico.sources import load_corpus
 from pico.train import make_optimizer, train
-
-NANO = SHAPES['nano'] | LEARNED | dict(heads_every=32)
 
 def matrix_rate(n=2048, times=12):
     "Floating-point operations a second of products of large matrices, the best of several."
@@ -63,8 +61,7 @@ def learned(file, seconds, **shape):
     "Bits per byte of the last tenth, causal, after so many seconds of `nano`."
     train_bytes, held_out = divided(file)
     corpus = Corpus.from_bytes(train_bytes)
-    settings = TrainConfig(optimizer='soap', context_len=512, batch_size=4, learning_rate=8e-3, warmup_steps=50,
-                           max_minutes=seconds / 60, validation_interval=0)
+    settings = TrainConfig(**NANO_TRAINING, max_minutes=seconds / 60, validation_interval=0)
     with tempfile.TemporaryDirectory() as d:
         # a corpus made of bytes has no text held out: what is scored when time is up counts for nothing
         model = train(Path(d)/'run', corpus, config('nano', **NANO | shape), settings, validation=corpus,
@@ -94,7 +91,7 @@ def measurements(a):
     found = dict(rate=lambda _: dict(gflops=matrix_rate(512 if a.smoke else 2048) / 1e9),
                  nano=lambda _: steps(NANO, *((2, 64) if a.smoke else (4, 512)), 5*n),
                  xs_original=lambda _: steps(xs | of_original, *size, n),
-                 xs=lambda _: steps(xs | LEARNED | dict(heads_every=16), *size, n),
+                 xs=lambda _: steps(xs | LEARNED | dict(positions='relative', heads_every=16), *size, n),
                  megabyte_time=lambda _: learned(a.text, seconds),
                  demo=lambda _: demo(minutes))
     if a.original: found['original'] = lambda _: peer('original', a)
