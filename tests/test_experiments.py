@@ -43,6 +43,8 @@ def twice(main, args, out, capsys, *, kept=True):
     ('attention_costs', [], ['cpu']),
     ('averages', [], ['stories-wsd-0']),
     ('choices', ['--only', 'nano', 'one head'], ['stories-nano-0-0.2', 'stories-one-head-0-0.2']),
+    ('tokens', ['--models', 'pico', 'bytes'], ['final-stories-bytes-0-0.5', 'final-stories-pico-0-0.5']),
+    ('tokens', ['choose', '--models', 'bytes at 0.004'], ['choose-stories-bytes-at-0.004-0-0.5']),
     ('demo', [], ['rising', 'space']),
     ('head_costs', ['cost'], ['cost-stories-0']),
     ('head_costs', ['equal', '--seed', '3'], ['equal-nano-3']),
