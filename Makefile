@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # Two test workers on two cores: torch threads that fight for cores are several times slower than one thread each.
 ONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test lint test-slow test-nbdev3 test-browser tried export refresh book links model wheel clean
+.PHONY: demo test lint test-slow test-nbdev3 test-browser tried export refresh book docs links model wheel clean
 
 demo: $(VENV)/.ok
 	$(BIN)/pico-train runs/demo stories --preset nano --max_minutes 3
@@ -55,6 +55,12 @@ refresh: export
 	$(BIN)/python tests/nbdev_command.py clean
 
 book: refresh
+
+# The book as a site, in _docs: chapters, reference, the live page. Every link within it is followed.
+docs: $(VENV)/.ok
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	$(ONE) $(BIN)/python docs/build.py
+	$(BIN)/linkchecker --no-status --no-warnings _docs/index.html
 
 # The address in settings.ini changed: the chapters' links to Colab and Binder follow it.
 links: $(VENV)/.ok
