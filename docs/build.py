@@ -18,7 +18,7 @@ from pathlib import Path
 from fastcore.docments import docments, empty
 
 ROOT = Path(__file__).resolve().parent.parent
-MADE, SITE = ROOT/'build'/'site', ROOT/'_docs'
+MADE, BUILT, SITE = ROOT/'build'/'site', ROOT/'build'/'html', ROOT/'_docs'     # prepared, from Sphinx, where it ends
 FOLDED = 25                                                       # longer cells are folded
 LEXERS = {'html': 'html+jinja'}                                  # a template
 PARTS = {'Reading': '00 01', 'The model': '02 03 04 05 06 07', 'Learning': '08 09 10 11', 'Writing': '12 13 14',
@@ -125,8 +125,7 @@ def toctree(title, pages):
 def main():
     files = chapters()
     known = by_number(files)
-    shutil.rmtree(MADE, ignore_errors=True)
-    shutil.rmtree(SITE, ignore_errors=True)
+    for d in (MADE, BUILT, SITE): shutil.rmtree(d, ignore_errors=True)
     for d in ('reference', 'extra', 'static'): (MADE/d).mkdir(parents=True)
     shutil.copytree(ROOT/'nbs'/'images', MADE/'images')
     shutil.copyfile(ROOT/'docs'/'conf.py', MADE/'conf.py')
@@ -141,7 +140,8 @@ def main():
     (MADE/'reference'/'index.md').write_text(f'# Reference\n\n{listed}\n' + toctree('', modules), encoding='utf-8')
     (MADE/'index.md').write_text(front(files) + toctree('Reference', ['reference/index']), encoding='utf-8')
     subprocess.run([sys.executable, '-m', 'pico', 'page', MADE/'extra'/'page.html'], check=True)
-    subprocess.run([sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-j', 'auto', MADE, SITE], check=True)
+    subprocess.run([sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-j', 'auto', MADE, BUILT], check=True)
+    BUILT.rename(SITE)
     print(f'{SITE.relative_to(ROOT)}/index.html')
 
 if __name__ == '__main__': main()
