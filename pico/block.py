@@ -78,7 +78,7 @@ class SwiGLU(nn.Module):
         return F.linear(F.silu(gate) * value, self.fc2.weight)
 
 # %% ../nbs/04_block.ipynb #7182c1bd
-def check_heads(dim, q_heads, kv_heads, window):
+def check_heads(dim, q_heads, kv_heads, window, positions='alibi'):
     "Raise ValueError if an attention layer cannot have this shape."
     if q_heads < 1 or kv_heads < 1:
         raise ValueError(f"q_heads={q_heads}, kv_heads={kv_heads}: give at least 1 of each")
@@ -87,6 +87,8 @@ def check_heads(dim, q_heads, kv_heads, window):
     if window is not None and window < 0:
         raise ValueError(f"window={window}: give 0 or more bytes, or None for no limit")
     if q_heads % kv_heads: raise ValueError(f"q_heads={q_heads} is no multiple of kv_heads={kv_heads}")
+    if positions not in POSITIONS:
+        raise ValueError(f"positions={positions!r} is unknown: use one of {', '.join(POSITIONS)}")
 
 # %% ../nbs/04_block.ipynb #2f3d08f2
 class Attention(nn.Module):
@@ -100,9 +102,7 @@ class Attention(nn.Module):
         positions:str='alibi', # a name in `POSITIONS`; what `relative` learns belongs to a `Stack`
     ):
         super().__init__()
-        check_heads(dim, q_heads, kv_heads, window)
-        if positions not in POSITIONS:
-            raise ValueError(f"positions={positions!r} is unknown: use one of {', '.join(POSITIONS)}")
+        check_heads(dim, q_heads, kv_heads, window, positions)
         self.heads, self.width, self.window = (q_heads, kv_heads), dim // q_heads, window
         self.fused_qkv = nn.Linear(dim, (q_heads + 2*kv_heads) * self.width, bias=False)
         self.proj = nn.Linear(q_heads * self.width, dim, bias=False)

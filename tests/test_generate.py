@@ -32,7 +32,8 @@ def trained():
     r = np.random.default_rng(0)
     words = ['kite', 'ball', 'café', 'boat', 'red', 'blue', 'Mia', 'Zoë', 'likes', 'sees', 'the', 'a']
     corpus = Corpus.from_bytes([' '.join(r.choice(words, 12)) + '.' for _ in range(300)])
-    m = Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1, next_tokens=3, **ORIGINAL)).train()
+    shape = dict(dim=24, fb_num_blocks=1, latent_num_blocks=1, next_tokens=3)
+    m = Pico(PicoConfig.preset('nano', **shape, **ORIGINAL)).train()
     opt = torch.optim.AdamW(m.parameters(), 1e-2)
     for step in range(80):
         loss = m.loss(*batch(corpus, step, 8, 64, 3))

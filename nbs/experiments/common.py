@@ -54,8 +54,7 @@ LEARNED = dict(router='rising', latent_capacity_factor=3/16, latent_carry='yes',
 
 # `nano` as choices.py made it: its design, and how it is trained
 NANO = SHAPES['nano'] | LEARNED | dict(fb_num_blocks=2, latent_num_blocks=2, positions='relative', heads_every=32)
-NANO_TRAINING = dict(optimizer='soap', context_len=512, batch_size=4, learning_rate=8e-3, min_lr_ratio=0.,
-                     warmup_steps=50, average=.97)
+NANO_TRAINING = dict(context_len=512, batch_size=4, learning_rate=8e-3, min_lr_ratio=0., warmup_steps=50, average=.97)
 
 def config(shape='nano', **changes):
     "One of `SHAPES` with `DESIGN`, and some changes."

@@ -61,7 +61,7 @@ def learned(file, seconds, **shape):
     "Bits per byte of the last tenth, causal, after so many seconds of `nano`."
     train_bytes, held_out = divided(file)
     corpus = Corpus.from_bytes(train_bytes)
-    settings = TrainConfig(**NANO_TRAINING, max_minutes=seconds / 60, validation_interval=0)
+    settings = TrainConfig(optimizer='soap', **NANO_TRAINING, max_minutes=seconds / 60, validation_interval=0)
     with tempfile.TemporaryDirectory() as d:
         # a corpus made of bytes has no text held out: what is scored when time is up counts for nothing
         model = train(Path(d)/'run', corpus, config('nano', **NANO | shape), settings, validation=corpus,

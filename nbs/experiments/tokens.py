@@ -166,7 +166,7 @@ def learn(kind, corpus, seconds, seed, rate=8e-3):
 
 def nano(corpus, seconds, seed, began):
     "Pico, as `pico-train` trains it."
-    settings = TrainConfig(**NANO_TRAINING)
+    settings = TrainConfig(optimizer='soap', **NANO_TRAINING)
     torch.manual_seed(seed)
     model = Pico(config('nano', **NANO)).train()
     model.latent.router.begin(corpus)
