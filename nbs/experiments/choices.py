@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import torch
 from common import LEARNED, LENGTH, ROWS, before_last, config, new_stories, parse, parser, part, source, stamp, text
-from common import train_step
+from common import follow, train_step
 
 from pico.batches import batch
 from pico.evaluate import bits_per_byte
@@ -23,7 +23,7 @@ from pico.train import TrainConfig, lr_factor, make_optimizer
 
 SECONDS = 150                        # of one thread: about what two quiet cores do in 85 seconds
 CORPORA = 'stories', 'english'
-NANO = LEARNED | dict(heads_every=32)
+FIRST = LEARNED | dict(heads_every=32)  # `nano` as it was
 
 @dataclass
 class Choice:
@@ -96,7 +96,7 @@ def begin(choice, corpus, seed):
     how = dict(context_len=LENGTH, batch_size=ROWS, learning_rate=8e-3, warmup_steps=50)
     settings = TrainConfig(optimizer='soap', **how | choice.settings)
     torch.manual_seed(seed)
-    model = Pico(config('nano', **NANO | choice.shape)).train()
+    model = Pico(config('nano', **FIRST | choice.shape)).train()
     model.latent.router.begin(corpus)
     if choice.still:
         for stack in (model.fb_in, model.latent, model.fb_out):
@@ -117,14 +117,11 @@ def train(choice, corpus, seed, seconds):
         x, y = batch(corpus, step, s.batch_size, s.context_len, model.config.next_tokens, seed)
         factor = lr_factor(step, spent / seconds, s.warmup_steps, s.schedule, s.min_lr_ratio)
         train_step(model, optimizer, x, y, s.learning_rate * factor)
-        if s.average: follow(average, weights, min(s.average, (1 + step) / (10 + step)))
+        if s.average: follow(average, weights, s.average, step)
         step += 1
     if s.average:
         with torch.no_grad(): torch._foreach_copy_(weights, average)
     return model.eval(), step, step * s.batch_size * s.context_len
-
-@torch.no_grad()
-def follow(average, weights, decay): torch._foreach_lerp_(average, weights, 1 - decay)
 
 def texts(name, data, smoke=False):
     "Training text, and text to choose by."

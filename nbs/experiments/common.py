@@ -79,6 +79,11 @@ def average_weights(average, model, step):
     for mean, t in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
         mean.lerp_(t, 9 / (step + 9))
 
+@torch.no_grad()
+def follow(average, weights, decay, step):
+    "Take a step's weights into the running average of `pico-train`."
+    torch._foreach_lerp_(average, weights, 1 - min(decay, (1 + step) / (10 + step)))
+
 # --- texts
 
 CORPORA = { # name: (file in the folder of --data, public source)

@@ -20,23 +20,22 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import NANO, NANO_TRAINING, before_last, compiled, config, parse, parser, part, source, stamp, text
-from common import train_step
+from choices import CHOICES, NAMES, train
+from common import NANO_TRAINING, before_last, compiled, follow, parse, parser, part, source, stamp, text
 from torch import nn
 
-from pico.batches import batch
 from pico.block import RMSNorm, Stack
 from pico.data import Corpus
 from pico.evaluate import bits_per_byte
-from pico.model import Pico
 from pico.soap import SOAP
-from pico.train import TrainConfig, lr_factor, make_optimizer
+from pico.train import lr_factor
 
 CORPORA = 'english', 'russian', 'python', 'chinese'
 SECONDS, SCORED = 300, 60_000
 # vocabulary -> width and blocks, for about 600,000 numbers; 256 = bytes
 SIZES = {256: (96, 11), 1024: (96, 9), 2048: (96, 8), 4096: (96, 4), 8192: (64, 3)}
 KINDS = 'pico', 'bytes', 'bpe 2048'
+NOW = CHOICES[NAMES.index('nano now')]
 CANDIDATES = [f'{kind} at {rate}' for kind in ('bytes', 'bpe 1024', 'bpe 2048', 'bpe 4096', 'bpe 8192')
               for rate in (4e-3, 8e-3)]
 
@@ -108,7 +107,8 @@ def trained(units, shape, context, rows, rate, documents, seconds, seed, began):
     ends = dict(params=[model.embedding.weight], weight_decay=.1, rows=False, max_precond_dim=shape[0])
     vectors = dict(params=[p for p in model.parameters() if p.dim() < 2], weight_decay=0.)
     optimizer = SOAP([dict(params=matrices, weight_decay=.1), vectors, ends], lr=rate)
-    average, weights, step = None, list(model.parameters()), 0
+    weights, step = list(model.parameters()), 0
+    average = [p.detach().clone() for p in weights]
     while (spent := time.thread_time() - began) < seconds or step < 2:
         starts = torch.randint(len(data) - context, (rows,), generator=rng)
         some = torch.stack([data[i:i+context+1] for i in starts.tolist()])
@@ -119,17 +119,10 @@ def trained(units, shape, context, rows, rate, documents, seconds, seed, began):
         nn.utils.clip_grad_norm_(weights, 1.)
         optimizer.step()
         optimizer.zero_grad()
-        average = followed(average, weights, step)
+        follow(average, weights, NANO_TRAINING['average'], step)
         step += 1
     with torch.no_grad(): torch._foreach_copy_(weights, average)
     return model.eval(), step
-
-@torch.no_grad()
-def followed(average, weights, step):
-    "The running average of `nano`."
-    if average is None: return [p.detach().clone() for p in weights]
-    torch._foreach_lerp_(average, weights, 1 - min(NANO_TRAINING['average'], (1 + step) / (10 + step)))
-    return average
 
 @torch.no_grad()
 def bits(model, units, documents):
@@ -155,7 +148,7 @@ def learn(kind, corpus, seconds, seed, rate=8e-3):
     began = time.thread_time()
     documents = list(corpus.documents())
     if kind == 'pico':
-        model, steps = nano(corpus, seconds, seed, began)
+        model, steps, _ = train(NOW, corpus, seed, seconds)
         def score(some): return pico_bits(model, some)
     else:
         size = 256 if kind == 'bytes' else int(kind.split()[1])
@@ -163,22 +156,6 @@ def learn(kind, corpus, seconds, seed, rate=8e-3):
         model, steps = trained(units, SIZES[size], *windows(kind), rate, documents, seconds, seed, began)
         def score(some): return bits(model, units, some)
     return score, dict(steps=steps, parameters=sum(p.numel() for p in model.parameters()))
-
-def nano(corpus, seconds, seed, began):
-    "Pico, as `pico-train` trains it."
-    settings = TrainConfig(optimizer='soap', **NANO_TRAINING)
-    torch.manual_seed(seed)
-    model = Pico(config('nano', **NANO)).train()
-    model.latent.router.begin(corpus)
-    optimizer, weights, average, step = make_optimizer(model, settings), list(model.parameters()), None, 0
-    while (spent := time.thread_time() - began) < seconds or step < 2:
-        some = batch(corpus, step, settings.batch_size, settings.context_len, model.config.next_tokens, seed)
-        factor = lr_factor(step, spent / seconds, settings.warmup_steps, 'cosine', settings.min_lr_ratio)
-        train_step(model, optimizer, *some, settings.learning_rate * factor)
-        average = followed(average, weights, step)
-        step += 1
-    with torch.no_grad(): torch._foreach_copy_(weights, average)
-    return model.eval(), step
 
 def pico_bits(model, documents):
     score = bits_per_byte(model, Corpus.from_bytes(documents))
