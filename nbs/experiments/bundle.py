@@ -1,6 +1,6 @@
 """The model that comes with the package: train it, score it, write it with its card into pico/models/stories.
 
-    python nbs/experiments/bundle.py            # about an hour on two quiet cores; stopped, started again it goes on
+    python nbs/experiments/bundle.py            # an hour and a half on two quiet cores; stopped, started again it goes on
     python nbs/experiments/bundle.py --smoke    # a few steps into a temporary folder
 
 It has the design and the optimizer of the preset `nano`; its rows hold whole stories and its steps are longer. Scored
@@ -8,6 +8,7 @@ is a text that nothing was chosen by: stories of another seed than those of trai
 card.
 """
 import argparse
+import math
 import os
 import tempfile
 from datetime import date
@@ -22,11 +23,11 @@ from pico.generate import generate
 from pico.model import Pico, PicoConfig
 from pico.stories import floor, story
 from pico.train import TrainConfig, train
-from pico.record import read_metrics, span
+from pico.record import fraction_done, read_metrics, span
 
 ROOT = HERE.parent.parent
 COMMAND = 'python nbs/experiments/bundle.py'
-HOW = dict(context_len=2048, batch_size=4, warmup_steps=200, max_steps=20_000, validation_interval=1000,
+HOW = dict(context_len=2048, batch_size=4, warmup_steps=200, max_minutes=95, validation_interval=1000,
            validation_bytes=50_000, checkpoint_interval=1000)
 LIMIT, SEED = 120_000_000, 7         # bytes of training text; the seed of other stories
 SCORED, ASKED = 80, 200              # of these, how many are scored and how many are asked about
@@ -56,8 +57,8 @@ tags: [byte-level, mixture-of-depths, text-generation]
 # Stories: the model that comes with Pico
 
 A byte-level language model of {parameters:,} parameters that tells small stories. It was trained on the stories of
-chapter 00 and on nothing else. Its design is the preset `nano`: {fb} full-byte block before and after {latent} latent
-blocks, which see the bytes that the router `{router}` chooses.
+chapter 00 and on nothing else. Its design is the preset `nano`: {fb} full-byte blocks before and {fb} after {latent}
+latent blocks, which see the bytes that the router `{router}` chooses.
 
 ```python
 from pico.model import Pico
@@ -126,10 +127,16 @@ def recalled(model, asked):
 
 # --- all of it
 
+def finished(run, settings):
+    "Whether the run has spent what its settings allow."
+    last = read_metrics(run)[-1]
+    return fraction_done(settings, last['step'], last['seconds'], settings.max_steps or math.inf) >= 1
+
 def bundle(run, out, how=HOW, limit=LIMIT, scored=SCORED, asked=ASKED):
     "Train in `run` until done, then write the model and its card into `out`."
-    model = train(run, 'stories', PicoConfig.preset('nano'), TrainConfig.preset('nano', **how), limit=limit)
-    if read_metrics(run)[-1]['step'] < how['max_steps']: return print('not finished: start the command again to go on')
+    settings = TrainConfig.preset('nano', **how)
+    model = train(run, 'stories', PicoConfig.preset('nano'), settings, limit=limit)
+    if not finished(run, settings): return print('not finished: start the command again to go on')
     model.to('cpu').save_pretrained(out, 'bfloat16')
     model = Pico.from_pretrained(out)                             # what is stored is what is measured
     new = [story(i, SEED) for i in range(max(scored, asked))]
@@ -138,7 +145,7 @@ def bundle(run, out, how=HOW, limit=LIMIT, scored=SCORED, asked=ASKED):
 
 def smoke(folder):
     "A few steps of a small model that knows nothing."
-    few = dict(context_len=128, max_steps=2, validation_bytes=500)
+    few = dict(context_len=128, max_minutes=None, max_steps=2, validation_bytes=500)
     bundle(folder/'run', folder/'model', HOW | few, 50_000, 2, 2)
 
 def main(args=None):
