@@ -1,6 +1,6 @@
-"""The book as a site: chapters as they were run, the reference of all modules, the live page. (`make docs`)
+"""The book as a site: chapters and answers as they were run, glossary, reference of all modules, the live page.
 
-    python docs/build.py            # into _docs; nothing is fetched when it is looked at
+    python docs/build.py            # into _docs; nothing is fetched when it is looked at (or: make docs)
 
 Notebooks lose what only nbdev and Jupyter need: directives, hidden cells (their pictures stay), the cell that installs
 the package. Long cells are folded. Where a chapter is named there is a link to it.
@@ -24,9 +24,17 @@ LEXERS = {'html': 'html+jinja'}                                  # a template
 PARTS = {'Reading': '00 01', 'The model': '02 03 04 05 06 07', 'Learning': '08 09 10 11', 'Writing': '12 13 14',
          'Results': '20 21 22 23'}
 
+LIVE = """# The live page
+
+<a href="page.html">The page of chapter 14a</a> runs the model that comes with the package, in the browser. It shows
+what each byte cost, which bytes were routed, and what the model thought at any of them.
+"""
+
 # --- chapters
 
 def number(file): return file.name.split('_')[0]
+
+def answers(): return sorted((ROOT/'nbs'/'answers').glob('*.ipynb'))
 
 def chapters():
     "The notebooks, in the order of the book."
@@ -109,14 +117,16 @@ def reference(file):
 
 def title_of(file): return json.loads(file.read_text(encoding='utf-8'))['cells'][0]['source'][0].strip('# \n')
 
-def front(files):
-    "README, with links into the site, and the order of the book."
-    text = (ROOT/'README.md').read_text(encoding='utf-8').replace('](nbs/', '](')
-    text += '\n\n<a href="page.html">The live page</a>\n'
+def front(files, known):
+    "The page that the site opens with: nbs/index.ipynb and the order of the book."
+    book = json.loads(chapter(ROOT/'nbs'/'index.ipynb', known))
+    order = [('Pico', ['The live page <live>', 'Glossary <glossary>'])]
     for title, numbers in PARTS.items():
-        pages = [f'{number(f)} {title_of(f)} <{f.stem}>' for f in files if f.name[:2] in numbers.split()]
-        if pages: text += toctree(title, pages)
-    return text
+        order.append((title, [f'{number(f)} {title_of(f)} <{f.stem}>' for f in files if f.name[:2] in numbers.split()]))
+    order += [('Answers', [f'answers/{f.stem}' for f in answers()]), ('Reference', ['reference/index'])]
+    trees = ''.join(toctree(title, pages) for title, pages in order if pages)
+    last = dict(cell_type='markdown', id='order', metadata={}, source=trees)
+    return json.dumps(book | dict(cells=[*book['cells'], last]))
 
 def toctree(title, pages):
     caption = [f':caption: {title}'] if title else []
@@ -126,19 +136,21 @@ def main():
     files = chapters()
     known = by_number(files)
     for d in (MADE, BUILT, SITE): shutil.rmtree(d, ignore_errors=True)
-    for d in ('reference', 'extra', 'static'): (MADE/d).mkdir(parents=True)
+    for d in ('reference', 'extra', 'static', 'answers'): (MADE/d).mkdir(parents=True)
     shutil.copytree(ROOT/'nbs'/'images', MADE/'images')
     shutil.copyfile(ROOT/'docs'/'conf.py', MADE/'conf.py')
     shutil.copyfile(ROOT/'docs'/'site.css', MADE/'static'/'site.css')
     modules = []
-    for file in files:
-        (MADE/file.name).write_text(chapter(file, known), encoding='utf-8')
+    for file in [*files, *answers(), ROOT/'nbs'/'glossary.ipynb']:
+        text = chapter(file, {} if file in answers() else known)
+        (MADE/file.relative_to(ROOT/'nbs')).write_text(text, encoding='utf-8')
         if found := reference(file):
             (MADE/'reference'/f'{found[0]}.md').write_text(found[1], encoding='utf-8')
             modules.append(found[0])
     listed = '\n'.join(f'- [`pico.{m}`]({m}.md): {importlib.import_module(f"pico.{m}").__doc__}' for m in modules)
     (MADE/'reference'/'index.md').write_text(f'# Reference\n\n{listed}\n' + toctree('', modules), encoding='utf-8')
-    (MADE/'index.md').write_text(front(files) + toctree('Reference', ['reference/index']), encoding='utf-8')
+    (MADE/'live.md').write_text(LIVE, encoding='utf-8')
+    (MADE/'index.ipynb').write_text(front(files, known), encoding='utf-8')
     subprocess.run([sys.executable, '-m', 'pico', 'page', MADE/'extra'/'page.html'], check=True)
     subprocess.run([sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-j', 'auto', MADE, BUILT], check=True)
     BUILT.rename(SITE)

@@ -204,26 +204,26 @@ def held_out_text(
     source, column = a.source or data.get('source') or 'stories', a.column or data.get('column') or 'text'
     how:dict = dict(marks=marks, rule=data.get('rule', 1) if data and not a.source else RULE)
     streamed = a.streaming or data.get('streaming') and not a.source
-    if not streamed: return source, load_corpus(source, a.split, column, **how)
+    if not streamed: return source, load_corpus(source, a.split, column, limit=a.max_bytes, **how)
     corpus = Stream(source, column, **how).validation(a.max_bytes)
     if corpus is None:
         raise InputError(f"{source} has no held-out text near its beginning: give another SOURCE to score")
     return source, corpus
 
 # %% ../nbs/13_cli.ipynb #014ce1cf
-def report_score(model:Pico, corpus, max_bytes:int, name:str):
-    "Bits per byte with and without the latent blocks, and where the router goes deep."
-    score = bits_per_byte(model, corpus, max_bytes)
-    off = bits_per_byte(model, corpus, max_bytes, latent=False)
+def report_score(model:Pico, corpus, name:str):
+    "Bits per byte with and without the latent blocks, the floor of the same bytes, and where the router goes deep."
+    score = bits_per_byte(model, corpus)
+    off = bits_per_byte(model, corpus, latent=False)
     print(f'held-out text ({name}): {score.bpb:.4f} bits per byte over {score.bytes:,} bytes, '
           f'each given all that came before')
-    if corpus.floor: print(f'known floor of the corpus:   {corpus.floor:.4f} bits per byte')
+    if corpus.floor: print(f'floor of the same bytes:     {corpus.floor:.4f} bits per byte')
     print(f'latent blocks off:           {off.bpb:.4f} bits per byte\n')
-    print(router_report(model, corpus, min(max_bytes, 20_000)))
+    print(router_report(model, corpus, 20_000))
 
 def report_recall(model:Pico):
     "What the model remembers of a story."
-    asked = [story(i, seed=1) for i in range(6)]
+    asked = [story(i, seed=1) for i in range(24)]
     print(f'\nfacts told more than 200 bytes before: {recall(model, asked, far=200)}')
     print(f'the same, latent blocks off:           {recall(model, asked, latent=False, far=200)}')
 
@@ -233,7 +233,7 @@ def pico_eval(args=None):
     if a.max_bytes < 2: raise InputError(f"--max_bytes {a.max_bytes}: give at least 2")
     model = the_model(a)
     source, corpus = held_out_text(a, model.config.marks)
-    report_score(model, corpus, a.max_bytes, f'{source}, {a.split}')
+    report_score(model, corpus, f'{source}, {a.split}')
     if source == 'stories': report_recall(model)
 
 eval_command = command(pico_eval)

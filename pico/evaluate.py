@@ -274,9 +274,11 @@ class Recall:
     chance:float      # accuracy of a guess
     n:int             # facts asked
     rank:float = math.nan # mean rank of the right word, 1 = the most likely
+    error:float = math.nan # standard error of the accuracy, over stories
 
     def __str__(self):
-        return (f"{self.accuracy:.1%} right of {self.n} (chance {self.chance:.1%}), mean rank {self.rank:.2f}, "
+        error = '' if math.isnan(self.error) else f' ± {self.error:.1%}'
+        return (f"{self.accuracy:.1%}{error} right of {self.n} (chance {self.chance:.1%}), mean rank {self.rank:.2f}, "
                 f"mean probability {self.probability:.3f}")
 
 # %% ../nbs/08_evaluate.ipynb #005acee7
@@ -338,12 +340,11 @@ def recall(
     far:int=0,        # only facts told at least so many bytes before
 )->Recall:
     "Rank of the right word among the words that would fit, given the story before it."
-    facts = []
-    with reading(model):
-        for story in stories:
-            for scores in fact_scores(model, story, far, latent): facts.append(judged(scores))
+    with reading(model): told = [[judged(f) for f in fact_scores(model, s, far, latent)] for s in stories]
+    facts = sum(told, [])
     if not facts:
-        before = f" and were told {far} bytes before" if far else ""
-        raise InputError(f"no fact to ask: give stories whose facts have rivals{before}")
+        raise InputError("no fact to ask: give stories whose facts have rivals"
+                         + (f" and were told {far} bytes before" if far else ""))
     right, share, chance, rank = (float(np.mean(v)) for v in zip(*facts, strict=True))
-    return Recall(right, share, chance, len(facts), rank)
+    off = [sum(f[0] - right for f in story) for story in told]     # facts of one story are not independent
+    return Recall(right, share, chance, len(facts), rank, math.hypot(*off)/len(facts) if len(told) > 1 else math.nan)

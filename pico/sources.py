@@ -196,7 +196,7 @@ class Stories(Source):
         seed = 2*self.seed + which
         piece, self.floor = story_piece(seed, limit or self.sizes[which])
         if limit and self.rule > 1 and piece.text_bytes < limit*9//10: # one more, to be cut
-            piece, _ = story_piece(seed, limit + 10_000)
+            (piece, _), self.floor = story_piece(seed, limit + 10_000), None              # its floor is not known
         return [piece], {split: piece.text_bytes}
 
 # %% ../nbs/01a_sources.ipynb #78368f84

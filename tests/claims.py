@@ -21,7 +21,7 @@ PLACE = r'[A-Z]?\d+(?:\.\d+)*'                                     # in a paper
 # what looks like a number and claims nothing, in this order
 NO_CLAIM = [
     r'```.*?```', r'`[^`]*`', r'\$\$.*?\$\$', r'\$[^$\n]*\$',     # code and formulas
-    r'\]\([^)]*\)', r'https?://\S+', r'<[^>]*>',                   # where links lead
+    r'!\[[^]]*\]', r'\]\([^)]*\)', r'https?://\S+', r'<[^>]*>',                   # pictures, where links lead
     r'(?i)\bchapters? \d\d[a-z]?(?:(?:, | and | or | to |, and )\d\d[a-z]?)*\b', r'\[\d\d[a-z]?\b',
     r'arXiv[: ]\d{4}\.\d{4,5}',
     rf'(?i)\b(?:sec(?:tions?|s)?|figs?|tables?|alg(?:orithms?)?|eq|app|lemma)\.? {PLACE}(?:(?:, | and ){PLACE})*',
@@ -76,7 +76,7 @@ def unexplained(file, known):
     there, needed = produced(cells), set()
     left = []
     for c in cells:
-        if c['cell_type'] != 'markdown': continue
+        if c['cell_type'] != 'markdown' or c.get('id') == 'around': continue          # links to other chapters
         for shown, value, decimals, unit, around in claims(''.join(c['source'])):
             if explains(value, decimals, unit, there): continue
             if shown in known: needed.add(shown)

@@ -1,4 +1,5 @@
-"""Writes into each chapter what it needs where it is opened alone: links to Colab and Binder, and a hidden first cell.
+"""Writes into each chapter what it needs where it is opened alone: links to Colab and Binder, a hidden first cell, and
+at the end links to its neighbours, its answers and the glossary.
 
     python tests/links.py        # or: make links
 
@@ -13,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CELL = 'environment'         # the id of the hidden cell
+AROUND = 'around'            # that of the last cell
 LINKS = re.compile(r'\n\n\[open in Colab\].*')
 
 def address(root=ROOT):
@@ -36,22 +38,39 @@ def environment(url):
                       'from importlib.util import find_spec', "if find_spec('pico') is None:", *fetch,
                       '    %pip install -q ..'])
 
-def written(notebook, name, url, branch):
-    "The notebook with links and hidden cell as they should be."
+def titled(file):
+    "A link's words: '05 Router'."
+    title = ''.join(json.loads(file.read_text(encoding='utf-8'))['cells'][0]['source']).splitlines()[0]
+    return f"{file.name.split('_')[0]} {title.lstrip('# ')}"
+
+def around(root=ROOT):
+    "File name of each chapter -> the line that stands at its end."
+    files, lines = sorted((root/'nbs').glob('[0-9]*.ipynb')), {}
+    for before, file, after in zip([None, *files], files, [*files[1:], None], strict=False):
+        answers = f'answers/{file.stem}_answers.ipynb'
+        parts = [before and f'[← {titled(before)}]({before.name})',
+                 f'[Answers]({answers})' if (root/'nbs'/answers).exists() else None,
+                 '[Glossary](glossary.ipynb)', after and f'[{titled(after)} →]({after.name})']
+        lines[file.name] = ' · '.join(filter(None, parts))
+    return lines
+
+def written(notebook, name, url, branch, last):
+    "The notebook with links, hidden cell and last line as they should be."
     title, *rest = notebook['cells']
     text = LINKS.sub('', ''.join(title['source'])).rstrip('\n')
     head, quote, more = re.match(r'(# [^\n]*\n\n)(> [^\n]*)?(.*)', text, re.S).groups()
     title = title | dict(source=(head + (quote or '') + links(name, url, branch) + more).splitlines(True))
     hidden = dict(cell_type='code', execution_count=None, id=CELL, metadata={}, outputs=[],
                   source=environment(url).splitlines(True))
-    return notebook | dict(cells=[title, hidden, *(c for c in rest if c['id'] != CELL)])
+    end = [dict(cell_type='markdown', id=AROUND, metadata={}, source=['---\n', '\n', last])] if last else []
+    return notebook | dict(cells=[title, hidden, *(c for c in rest if c['id'] not in (CELL, AROUND)), *end])
 
 def differing(root=ROOT):
     "Chapters that are not as they should be, with what they should be."
-    url, branch = address(root)
+    (url, branch), last = address(root), around(root)
     for f in sorted((root/'nbs').glob('*.ipynb')):
         old = json.loads(f.read_text(encoding='utf-8'))
-        new = written(old, f.name, url, branch)
+        new = written(old, f.name, url, branch, last.get(f.name))
         if new != old: yield f, new
 
 def main(root=ROOT):

@@ -99,18 +99,32 @@ def test_cells_functions_and_modules_have_a_size():
 
 def test_chapters_hold_the_links_that_the_address_gives(): assert list(links.differing()) == []
 
+def test_links_between_notebooks_lead_somewhere():
+    "To chapters, answers and pictures that exist, and to terms that the glossary has."
+    terms = {re.sub(r'[^\w\- ]', '', line[4:].strip().lower()).replace(' ', '-')
+             for c in cells(ROOT/'nbs'/'glossary.ipynb') for line in ''.join(c['source']).splitlines()
+             if line.startswith('### ')}
+    assert len(terms) > 80
+    for p in sorted((ROOT/'nbs').rglob('*.ipynb')):
+        for c in cells(p):
+            if c['cell_type'] != 'markdown': continue
+            for where, term in re.findall(r'\]\(([^()#\s:]+\.(?:ipynb|svg|png))(?:#([^)]*))?\)', ''.join(c['source'])):
+                assert (p.parent/where).exists(), (p.name, where)
+                if where.endswith('glossary.ipynb') and term: assert term in terms, (p.name, term)
+
 def test_a_fork_writes_its_own_links(tmp_path):
     "With an address there are links and a cell that fetches the repository; without one they go again, byte for byte."
     (tmp_path/'nbs').mkdir()
     for name in ('05_router.ipynb', '09_soap.ipynb'): shutil.copy(ROOT/'nbs'/name, tmp_path/'nbs')
     settings = (ROOT/'settings.ini').read_text(encoding='utf-8')
-    before = {f: f.read_bytes() for f in (tmp_path/'nbs').iterdir()}
     def publish(url):
         text = re.sub(r'(?m)^git_url =.*$', f'git_url = {url}', settings)
         (tmp_path/'settings.ini').write_text(text, encoding='utf-8')
         links.main(tmp_path)
         assert list(links.differing(tmp_path)) == []
         return cells(tmp_path/'nbs'/'05_router.ipynb')[:2]
+    publish('')
+    before = {f: f.read_bytes() for f in (tmp_path/'nbs').iterdir()}
     title, hidden = (''.join(c['source']) for c in publish('https://github.com/me/fork'))
     assert 'colab.research.google.com/github/me/fork/blob/main/nbs/05_router.ipynb' in title
     assert 'mybinder.org/v2/gh/me/fork/main?labpath=nbs%2F05_router.ipynb' in title

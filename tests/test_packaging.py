@@ -1,6 +1,7 @@
 "What a user installs and what the README promises."
 import configparser
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -20,6 +21,20 @@ def test_readme_names_every_chapter_and_links_exist():
     for nb in sorted((ROOT/'nbs').glob('[0-9]*.ipynb')): assert f'nbs/{nb.name}' in README, nb.name
     for link in re.findall(r'\]\(([^)#]+)\)', README):
         if '://' not in link: assert (ROOT/link).exists(), link
+
+def test_readme_and_index_tell_the_same():
+    "The paths and the chapters, which nbs/index.ipynb has too."
+    book = json.loads((ROOT/'nbs'/'index.ipynb').read_text(encoding='utf-8'))
+    index = '\n'.join(''.join(c['source']) for c in book['cells'])
+    lines = [line for line in README.splitlines() if '](nbs/' in line and line.startswith(('| [', '* **'))]
+    assert len(lines) > 20
+    for line in lines: assert line.replace('](nbs/', '](') in index.splitlines(), line
+
+def test_readme_is_short():
+    words = re.sub(r'\]\([^)]*\)', ']', re.sub(r'^```.*?^```', '', README, flags=re.S | re.M)).replace('|', ' ').split()
+    assert sum(any(c.isalnum() for c in w) for w in words) <= 900
+    for line in README.splitlines():
+        if line.startswith('|'): assert all(len(cell.split()) <= 15 for cell in line.split('|')), line
 
 BLOCKS = re.findall(r'^```(\w*)\n(.*?)^```', README, re.S | re.M)
 SHELL = [line.split('#')[0].strip() for kind, block in BLOCKS if kind == 'sh' for line in block.splitlines()]

@@ -1,6 +1,6 @@
 """The model that comes with the package: train it, score it, write it with its card into pico/models/stories.
 
-    python nbs/experiments/bundle.py            # an hour and a half on two quiet cores; stopped, started again it goes on
+    python nbs/experiments/bundle.py            # an hour and a half on two quiet cores; stopped, it goes on
     python nbs/experiments/bundle.py --smoke    # a few steps into a temporary folder
 
 It has the design and the optimizer of the preset `nano`; its rows hold whole stories and its steps are longer. Scored
@@ -14,7 +14,6 @@ import tempfile
 from datetime import date
 from pathlib import Path
 
-import numpy as np
 from common import HERE, processor
 
 from pico.data import Corpus
@@ -33,14 +32,6 @@ LIMIT, SEED = 120_000_000, 7         # bytes of training text; the seed of other
 SCORED, ASKED = 80, 200              # of these, how many are scored and how many are asked about
 
 # --- what is measured
-
-def remembered(model, latent, asked):
-    "Share of facts recalled from more than 200 bytes before, its standard error over stories, their number, chance."
-    found = [recall(model, [s], latent=latent, far=200) for s in asked]
-    n, right = np.array([r.n for r in found]), np.array([r.n * r.accuracy for r in found])
-    share = right.sum() / n.sum()
-    error = ((right - share*n)**2).sum()**.5 / n.sum()            # facts of one story are not independent
-    return share, error, int(n.sum()), float((np.array([r.chance for r in found]) * n).sum() / n.sum())
 
 def far(stories):
     "Those that have something to recall from that far."
@@ -120,10 +111,9 @@ def scores(model, scored):
 
 def recalled(model, asked):
     "What it remembers, with and without its latent blocks."
-    on_share, on_error, facts, chance = remembered(model, True, asked)
-    off_share, off_error, *_ = remembered(model, False, asked)
-    return dict(on_share=on_share, on_error=on_error, facts=facts, chance=chance, off_share=off_share,
-                off_error=off_error)
+    on, off = (recall(model, asked, latent=latent, far=200) for latent in (True, False))
+    return dict(on_share=on.accuracy, on_error=on.error, facts=on.n, chance=on.chance, off_share=off.accuracy,
+                off_error=off.error)
 
 # --- all of it
 
