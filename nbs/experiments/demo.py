@@ -28,8 +28,8 @@ def reached(router, folder, minutes=3., scored=50_000):
     "A model trained for so many minutes, and where it goes deep."
     settings = TrainConfig.preset('nano', max_minutes=minutes)
     model = train(folder, 'stories', PicoConfig.preset('nano', router=router), settings, progress=False)
-    held_out = load_corpus('stories', 'validation')
-    score, report = bits_per_byte(model, held_out, scored), router_report(model, held_out, min(scored, 20_000))
+    held_out = load_corpus('stories', 'validation', limit=scored)                     # as `pico-eval` does
+    score, report = bits_per_byte(model, held_out), router_report(model, held_out, 20_000)
     return dict(name=router, minutes=minutes, steps=read_metrics(folder)[-1]['step'], bpb=score.bpb, bytes=score.bytes,
                 routed=score.routed_fraction, f1=report.f1, random_f1=report.random_f1, bpb_off=report.bpb_off)
 
