@@ -34,11 +34,19 @@ class Parser(argparse.ArgumentParser):
             name, equals, value = arg.partition('=')
             flag = '--' + name[2:].replace('-', '_')
             action = self._option_string_actions.get(flag) if len(name) > 2 and name.startswith('--') else None
-            if arg == '--': return super().parse_args([*joined, arg, *left])
+            if arg == '--': return self.parsed([*joined, arg, *left])
             if action is None: joined.append(arg)                 # nothing of ours: it stays as it was typed
             elif action.nargs is None and not equals and left: joined.append(f'{flag}={left.pop(0)}')
             else: joined.append(flag + equals + value)
-        return super().parse_args(joined)
+        return self.parsed(joined)
+
+    def parsed(self, args):
+        found = super().parse_args(args)
+        for a in self._actions:                                   # argparse takes a lone `--` for its own (until 3.12)
+            if a.nargs is None and getattr(found, a.dest, None) == []:
+                if a.type not in (None, str): self.error(f"argument {a.option_strings[0]}: invalid value: '--'")
+                setattr(found, a.dest, '--')
+        return found
 
 # %% ../nbs/12a_arguments.ipynb #f11f6dc8
 NO_OUTPUT = errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT if hasattr(errno, 'EDQUOT') else errno.ENOSPC

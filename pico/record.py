@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TICKS', 'metrics_line', 'metrics_lines', 'read_metrics', 'cut_metrics', 'open_tracker', 'Recorder', 'metrics',
-           'fraction_done', 'Budget', 'span', 'brief', 'Progress', 'running_mean', 'plot_run']
+           'fraction_done', 'Budget', 'span', 'brief', 'in_notebook', 'Progress', 'running_mean', 'plot_run']
 
 # %% ../nbs/10c_record.ipynb #664c4d0b
 import contextlib
@@ -186,11 +186,17 @@ def brief(
     "The length of a step."
     return span(seconds) if seconds >= 10 else f'{seconds:.2g} s'
 
+# %% ../nbs/10c_record.ipynb #0a0b8f89
+def in_notebook()->bool:
+    "Whether a notebook's kernel runs this program."
+    if 'IPython' not in sys.modules: return False
+    return hasattr(sys.modules['IPython'].get_ipython(), 'kernel')
+
 # %% ../nbs/10c_record.ipynb #72562aba
 class Progress:
     "A progress bar: loss, bits per byte, bytes per second, time left; plain lines where there is no terminal."
     def __init__(self, show:bool=True): # False shows nothing
-        one_line = show and ('ipykernel' in sys.modules or sys.stderr.isatty())
+        one_line = show and (in_notebook() or sys.stderr.isatty())
         self.bar = tqdm(total=1., bar_format='{percentage:3.0f}%|{bar:24}| {desc}') if one_line else None
         self.lines, self.start, self.next = show and self.bar is None, time.monotonic(), 0.
 

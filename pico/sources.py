@@ -195,8 +195,9 @@ class Stories(Source):
         which = self.splits.index(split)
         seed = 2*self.seed + which
         piece, self.floor = story_piece(seed, limit or self.sizes[which])
-        if limit and self.rule > 1 and piece.text_bytes < limit*9//10: # one more, to be cut
-            (piece, _), self.floor = story_piece(seed, limit + 10_000), None              # its floor is not known
+        if limit and self.rule > 1 and not limit*9//10 <= piece.text_bytes <= limit:  # a story is cut,
+            self.floor = None                                                         # so its floor is not known
+            if piece.text_bytes < limit: piece, _ = story_piece(seed, limit + 10_000)
         return [piece], {split: piece.text_bytes}
 
 # %% ../nbs/01a_sources.ipynb #78368f84

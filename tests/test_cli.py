@@ -159,10 +159,13 @@ def test_a_device_that_is_not_there_is_named(run, tmp_path, capsys, device):
         refused(capsys, f, *args, '--device', device, words=f'device={device!r}')
     assert not (tmp_path/'new').exists()
 
-@pytest.mark.parametrize('prompt', ['-- see well-known bug', '- item', '---', '-5', '--max_bytes', '--no-latent'])
+@pytest.mark.parametrize('prompt', ['-- see well-known bug', '- item', '--', '---', '-5', '--max_bytes', '--no-latent'])
 def test_a_value_is_never_altered(run, capsys, prompt):
     assert call(generate_command, run, '--prompt', prompt, '--max-bytes', 3, '--mark', '') == 0
     assert capsys.readouterr().out.startswith(prompt)
+
+def test_a_number_that_is_two_dashes_is_refused(run, capsys):
+    refused(capsys, generate_command, run, '--max_bytes', '--', words='--max_bytes')
 
 def test_own_text_takes_the_small_preset_and_says_what_will_happen(tmp_path, capsys):
     text = tmp_path/'my text.txt'
