@@ -66,7 +66,7 @@ docs: $(VENV)/.ok
 links: $(VENV)/.ok
 	$(BIN)/python tests/links.py
 
-# The trained model that comes with the package: about an hour, stopped and started again at will.
+# The trained model that comes with the package: an hour and a half, stopped and started again at will.
 model: $(VENV)/.ok
 	$(BIN)/python nbs/experiments/bundle.py
 
