@@ -4,6 +4,7 @@ import configparser
 import importlib
 import json
 import re
+import runpy
 import shutil
 import pytest
 import check_sync
@@ -98,6 +99,14 @@ def test_cells_functions_and_modules_have_a_size():
 # links to where a chapter can be run without installing anything
 
 def test_chapters_hold_the_links_that_the_address_gives(): assert list(links.differing()) == []
+
+def test_drawings_are_what_their_script_draws():
+    images = ROOT/'nbs'/'images'
+    drawn = runpy.run_path(str(images/'draw.py'), run_name='draw')
+    assert len(drawn['HEIGHTS']) == 11
+    for draw, height in drawn['HEIGHTS'].items():
+        text = '\n'.join(drawn['Drawing'](draw, height).parts)
+        assert text == (images/f'{draw.__name__}.svg').read_text(encoding='utf-8'), draw.__name__
 
 def test_links_between_notebooks_lead_somewhere():
     "To chapters, answers and pictures that exist, and to terms that the glossary has."
