@@ -18,6 +18,9 @@ from pathlib import Path
 from fastcore.docments import docments, empty
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT/'tests'))
+from links import titled                                          # noqa: E402  # only now can it be found
+
 MADE, BUILT, SITE = ROOT/'build'/'site', ROOT/'build'/'html', ROOT/'_docs'     # prepared, from Sphinx, where it ends
 FOLDED = 25                                                       # longer cells are folded
 LEXERS = {'html': 'html+jinja'}                                  # a template
@@ -115,14 +118,12 @@ def reference(file):
 
 # --- all of it
 
-def title_of(file): return json.loads(file.read_text(encoding='utf-8'))['cells'][0]['source'][0].strip('# \n')
-
 def front(files, known):
     "The page that the site opens with: nbs/index.ipynb and the order of the book."
     book = json.loads(chapter(ROOT/'nbs'/'index.ipynb', known))
     order = [('Pico', ['The live page <live>', 'Glossary <glossary>'])]
     for title, numbers in PARTS.items():
-        order.append((title, [f'{number(f)} {title_of(f)} <{f.stem}>' for f in files if f.name[:2] in numbers.split()]))
+        order.append((title, [f'{titled(f)} <{f.stem}>' for f in files if f.name[:2] in numbers.split()]))
     order += [('Answers', [f'answers/{f.stem}' for f in answers()]), ('Reference', ['reference/index'])]
     trees = ''.join(toctree(title, pages) for title, pages in order if pages)
     last = dict(cell_type='markdown', id='order', metadata={}, source=trees)

@@ -240,7 +240,7 @@ def test_wrong_arguments():
     with pytest.raises(InputError, match='greeting has 13 bytes .* 10 \\+ 4: .* smaller context_len'):
         batch(c, 0, 1, 10, 4)
     batch(c, 0, 1, 10, 3)
-    with pytest.raises(ValueError, match='batch_size=3 is no multiple of the 2'): batch(c, 0, 3, 4, 1, world_size=2)
+    with pytest.raises(ValueError, match='batch_size=3 is not a multiple of the 2'): batch(c, 0, 3, 4, 1, world_size=2)
     for bad in (dict(step=-1), dict(rank=1), dict(batch_size=0), dict(context_len=0), dict(next_tokens=0),
                 dict(world_size=0)):
         with pytest.raises(ValueError):
@@ -258,7 +258,7 @@ def test_a_prepared_corpus_gives_the_batches_of_its_steps():
                 want = batch(c, 2*step + i, 4, 16, 3, 5, rank, 2)
                 assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
     assert c.steps(2.5, 8) == -(-(c.size//16)*5 // 16) and c.state_dict() == {} and c.validation(10) is None
-    with pytest.raises(InputError, match='batch_size=3 is no multiple of the 2'): c.prepare(3, 16, 3, world_size=2)
+    with pytest.raises(InputError, match='batch_size=3 is not a multiple of the 2'): c.prepare(3, 16, 3, world_size=2)
     with pytest.raises(InputError, match='smaller context_len'): c.prepare(4, 9999, 3)
 
 @pytest.mark.parametrize('name', ['load_corpus', 'batch', 'shuffled', 'hub_data', 'column_pieces', 'file_pieces'])
@@ -523,7 +523,7 @@ print(datasets.config.HF_HUB_OFFLINE)
     assert r.stderr == '', r.stderr
     for n, l in zip(('nobody/nothing-here', 'nothing-here', 'nobody/nothing-here:en', None), r.stdout.splitlines(),
                     strict=True):
-        assert l == (f'{n} is no file or folder here, and the Hugging Face Hub cannot be reached to look for a data '
+        assert l == (f'{n} is not a file or folder here, and the Hugging Face Hub cannot be reached to look for a data '
                      f'set of that name: check the name and the network True' if n else 'False')
 
 class Hub:

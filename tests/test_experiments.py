@@ -53,6 +53,7 @@ def twice(main, args, out, capsys, *, kept=True):
     ('train_costs', [], ['cost']),
     ('step_costs', ['profile'], ['profile']),
     pytest.param('step_costs', ['growth'], ['growth'], marks=pytest.mark.slow),
+    pytest.param('step_costs', ['memory'], ['memory'], marks=pytest.mark.slow),
     pytest.param('ddp', [], ['ddp'], marks=pytest.mark.slow),
     pytest.param('threads', [], ['threads'], marks=pytest.mark.slow),
 ], ids=lambda v: '-'.join(v) if isinstance(v, list) and v and v[0].isalpha() else None)

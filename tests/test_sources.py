@@ -258,9 +258,9 @@ def test_more_than_one_odd_row_in_a_hundred(tmp_path):
     rows = [dict(text=f'row {i}') for i in range(198)]
     f.write_text(lines(*rows, 'x', 'y'))
     assert len(texts(f)) == 198
-    assert 'rows that cannot be read (2 of 200: line 199 is no JSON, line 200 ' in load_corpus(f).notes[0]
+    assert 'rows that cannot be read (2 of 200: line 199 is not JSON, line 200 ' in load_corpus(f).notes[0]
     f.write_text(lines(*rows, 'x', 'y', dict(text=1)))
-    fails(f, 'a.jsonl cannot be loaded', 'line 199 is no JSON', '3 of 201 rows')
+    fails(f, 'a.jsonl cannot be loaded', 'line 199 is not JSON', '3 of 201 rows')
     f.write_text(lines(dict(text=1), dict(text=2)))
     fails(f, "column 'text'", 'holds a number, not text')
     f.write_text(lines(dict(body='a', id=1)))

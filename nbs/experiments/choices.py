@@ -80,6 +80,10 @@ CHOICES = [
     Choice('2 and 2 blocks, windows of 8, average, down to 0', TWO | dict(fb_att_window_size=8), END),
     # that with positions that are learned: `nano` as it is
     Choice('nano now', NOW, END),
+    # how its training ends
+    Choice('nano now, down to a tenth', NOW, dict(average=.97)),
+    Choice('nano now, wsd', NOW, END | dict(schedule='wsd')),
+    Choice('nano now, average 0.99', NOW, END | dict(average=.99)),
     Choice('nano now, rotary', NOW | dict(positions='rope'), END),
     Choice('nano now, 1 and 3 blocks', NOW | dict(fb_num_blocks=1, latent_num_blocks=3), END),
     Choice('nano now, windows of 8', NOW | dict(fb_att_window_size=8), END),
@@ -107,8 +111,9 @@ def begin(choice, corpus, seed):
     if choice.soap: optimizer = SOAP([g | choice.soap for g in optimizer.param_groups])
     return model, optimizer, settings
 
-def train(choice, corpus, seed, seconds):
-    "A model at the end of its time, the steps that it took, and the bytes that it saw."
+def train(choice, corpus, seed, seconds, look=None):
+    """A model at the end of its time, the steps that it took, and the bytes that it saw. `look` sees the model once
+    more before the average takes the place of its weights."""
     model, optimizer, s = begin(choice, corpus, seed)
     weights = list(model.parameters())
     average = [p.detach().clone() for p in weights]
@@ -120,6 +125,7 @@ def train(choice, corpus, seed, seconds):
         if s.average: follow(average, weights, s.average, step)
         step += 1
     if s.average:
+        if look: look(model.eval())
         with torch.no_grad(): torch._foreach_copy_(weights, average)
     return model.eval(), step, step * s.batch_size * s.context_len
 
@@ -130,10 +136,12 @@ def texts(name, data, smoke=False):
 
 def run(choice, name, seed, data, seconds, scored=60_000, smoke=False):
     corpus, held_out = texts(name, data, smoke)
-    model, steps, seen = train(choice, corpus, seed, seconds)
+    plain = {}                                                    # what the weights score where an average is kept
+    def look(model): plain['weights_bpb'] = bits_per_byte(model, held_out, scored).bpb
+    model, steps, seen = train(choice, corpus, seed, seconds, look)
     score = bits_per_byte(model, held_out, scored)
     return dict(choice=choice.name, corpus=name, seed=seed, seconds=seconds, bpb=score.bpb, steps=steps, bytes=seen,
-                routed=score.routed_fraction, parameters=model.num_parameters())
+                routed=score.routed_fraction, parameters=model.num_parameters()) | plain
 
 def main(args=None):
     p = parser(__doc__)

@@ -98,7 +98,7 @@ def measurements(a):
     if a.megabyte: found['megabyte'] = lambda _: peer('megabyte', a, '--seconds', str(seconds))
     if a.nanogpt:
         found['nanogpt'] = lambda _: peer('nanogpt', a)
-        for part in (1, 8):
+        for part in (1, 4, 8):
             found[f'nanogpt_time/{part}'] = (lambda turn, part=part:
                                              learned(a.text, turn['nanogpt']['seconds'] / part, next_tokens=1))
     return found
@@ -118,9 +118,10 @@ def show(row):
         if 'original' in m: text += f", {m['original']['seconds'] / m[k]['seconds']:.2f} times the original's"
         line(what, text)
     if 'nanogpt' in m:
-        n, whole, eighth = m['nanogpt'], m['nanogpt_time/1'], m['nanogpt_time/8']
+        n, (whole, quarter, eighth) = m['nanogpt'], (m[f'nanogpt_time/{part}'] for part in (1, 4, 8))
         line("nanoGPT's recipe", f"{n['nats']:.3f} nats in {n['seconds']:.0f} s")
-        line('nano, one head, equal time; an eighth of it', f"{whole['nats']:.3f}; {eighth['nats']:.3f} nats")
+        line('nano, one head, equal time', f"{whole['nats']:.3f} nats")
+        line('a quarter and an eighth of it', f"{quarter['nats']:.3f} and {eighth['nats']:.3f} nats")
     own = m['megabyte_time']
     line(f"nano, {own['seconds']:.0f} seconds", f"{own['bpb']:.3f} bits per byte")
     if 'megabyte' in m: line('MegaByte, the same', f"{m['megabyte']['bpb']:.3f} bits per byte")

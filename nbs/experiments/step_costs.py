@@ -2,26 +2,32 @@
 
     python nbs/experiments/step_costs.py profile       # shares of the parts of a step, `nano` and the shape of `xs`
     python nbs/experiments/step_costs.py growth        # with context, width, depth, capacity and batch
+    python nbs/experiments/step_costs.py memory        # the most that `10m` needs, also while a checkpoint is written
     git worktree add /tmp/before COMMIT; PYTHONPATH=/tmp/before python nbs/experiments/step_costs.py profile --before
 
 The profiler numbers every operation, and its backward operation has the same number; so the time of both is given to
-the part of the model that the forward one stood in. `--before` does the same with an older package, to compare. It is
-the processor time of one thread.
+the part of the model that the forward one stood in. `--before` does the same with an older package, to compare: then
+`nano` has the shape that it had. It is the processor time of one thread. Memory is the highest resident memory of a
+process that does nothing else.
 """
+import multiprocessing
+import resource
 import statistics
 import time
 from collections import Counter
 
 import torch
-from common import LEARNED, SHAPES, config, parse, parser, source, stamp, text, train_step
+from common import LEARNED, NANO, SHAPES, config, parse, parser, source, stamp, text, train_step
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from pico.batches import batch
+from pico.checkpoint import copied
 from pico.model import Pico
 from pico.train import TrainConfig, make_optimizer
 
-DESIGNS = {'nano': (SHAPES['nano'] | LEARNED | dict(heads_every=32), 4, 512),
+DESIGNS = {'nano': (SHAPES['nano'] | LEARNED | dict(heads_every=32), 4, 512),      # as it was
            'xs': (SHAPES['xs'] | LEARNED | dict(dim=144, heads_every=16), 8, 1024)}
+NOW = {'nano now': (NANO, 4, 512)}
 PRODUCTS = {f'aten::{name}' for name in ('mm', 'bmm', 'addmm', 'baddbmm_', 'mv', 'addmv')}
 
 # --- where it goes
@@ -98,7 +104,7 @@ def profiled(shape, rows, length, corpus, n=20):
 GROWTH = { # what: (a change of the design of `nano`, rows and length) for each value
     'context': {n: ({}, 8192 // n, n) for n in (128, 512, 2048, 8192)},
     'width': {d: (dict(dim=d), 4, 512) for d in (48, 96, 192, 384)},
-    'latent blocks': {n: (dict(latent_num_blocks=n), 4, 512) for n in (0, 3, 6, 12)},
+    'latent blocks': {n: (dict(latent_num_blocks=n), 4, 512) for n in (0, 2, 6, 12)},
     'capacity': {c: (dict(router='topk', latent_capacity_factor=c, latent_num_blocks=12), 4, 512)
                  for c in (1/16, 1/4, 1/2, 1)},
     'rows': {n: ({}, n, 512) for n in (1, 2, 4, 16)},
@@ -108,7 +114,7 @@ def grown(what, corpus, n=12):
     "Microseconds a byte of whole steps, medians, by the value of what grows."
     found = {}
     for value, (change, rows, length) in GROWTH[what].items():
-        model, optimizer = ready(DESIGNS['nano'][0] | change, corpus)
+        model, optimizer = ready(NANO | change, corpus)
         took = []
         for i in range(n):
             start = time.thread_time()
@@ -117,9 +123,36 @@ def grown(what, corpus, n=12):
         found[str(value)] = 1e6 * statistics.median(took[n//4:]) / (rows * length)
     return found
 
+# --- what it holds
+
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024     # MiB on Linux
+
+def held(name, rows, length, steps, out):
+    "MiB at most: before the model is made, in some steps, and while a copy waits to be written beside another one."
+    torch.set_num_threads(1)
+    corpus, found = text('stories', limit=900_000), dict(before=peak())
+    shape = SHAPES[name] | LEARNED | dict(positions='relative', heads_every=16)
+    model, optimizer = ready(shape, corpus)
+    for i in range(steps): step(model, optimizer, corpus, i, rows, length)
+    found['steps'] = peak()
+    copy = copied((model.state_dict(), optimizer.state_dict()))
+    step(model, optimizer, corpus, steps, rows, length)
+    found['save'] = peak()
+    out.put(dict(found, parameters=model.num_parameters(), copied=bool(copy), rows=rows, length=length))
+
+def memory(name, rows, length, steps):
+    "`held` in a process of its own."
+    start = multiprocessing.get_context('spawn')
+    out = start.Queue()
+    process = start.Process(target=held, args=(name, rows, length, steps, out))
+    process.start()
+    found = out.get()
+    process.join()
+    return found
+
 def main(args=None):
     p = parser(__doc__)
-    p.add_argument('what', choices=['profile', 'growth'])
+    p.add_argument('what', choices=['profile', 'growth', 'memory'])
     p.add_argument('--before', action='store_true', help='note it as that of an older package')
     a = parse(p, __file__, args, results='train_costs')
     name, corpus = a.what + '-before' * a.before, text('stories', limit=900_000)
@@ -127,7 +160,8 @@ def main(args=None):
     n = 1 if a.smoke else 20
     if a.what == 'profile':
         found = {k: profiled(shape, *((2, 64) if a.smoke else size), corpus, n)
-                 for k, (shape, *size) in DESIGNS.items()}
+                 for k, (shape, *size) in (DESIGNS if a.before else DESIGNS | NOW).items()}
+    elif a.what == 'memory': found = memory(*(('nano', 2, 64, 1) if a.smoke else ('10m', 8, 1024, 3)))
     else: found = {what: grown(what, corpus, 1 if a.smoke else 12) for what in GROWTH}
     a.results.add(dict(name=name, found=found) | stamp(a.command, source('stories')))
     print(name, found)
