@@ -222,7 +222,7 @@ def check_arguments(q, k, v, window, slopes, q_pos, k_pos):
         raise ValueError(f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)} should be (B,H,T,K), (B,G,S,K), "
                          f"(B,G,S,K)")
     if q.shape[1] % k.shape[1]:
-        raise ValueError(f"q has {q.shape[1]} heads, no multiple of the {k.shape[1]} key/value heads of k")
+        raise ValueError(f"q has {q.shape[1]} heads, not a multiple of the {k.shape[1]} key/value heads of k")
     if window is not None and window < 0:
         raise ValueError(f"window={window}: give 0 or more bytes, or None for no limit")
     if len(slopes) != q.shape[1]: raise ValueError(f"slopes has {len(slopes)} entries for {q.shape[1]} query heads")

@@ -70,8 +70,8 @@ def rows_of(
 )->range:
     "The rows of a batch that a process takes: equally many for each, or an InputError."
     if batch_size % world_size:
-        raise InputError(f"batch_size={batch_size} is no multiple of the {world_size} processes: every process takes "
-                         f"equally many rows")
+        raise InputError(f"batch_size={batch_size} is not a multiple of the {world_size} processes: every process "
+                         f"takes equally many rows")
     B = batch_size // world_size
     return range(rank*B, (rank+1)*B)
 

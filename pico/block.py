@@ -86,7 +86,7 @@ def check_heads(dim, q_heads, kv_heads, window, positions='alibi'):
         raise ValueError(f"dim={dim} leaves no width for q_heads={q_heads}: a head is dim // q_heads wide")
     if window is not None and window < 0:
         raise ValueError(f"window={window}: give 0 or more bytes, or None for no limit")
-    if q_heads % kv_heads: raise ValueError(f"q_heads={q_heads} is no multiple of kv_heads={kv_heads}")
+    if q_heads % kv_heads: raise ValueError(f"q_heads={q_heads} is not a multiple of kv_heads={kv_heads}")
     if positions not in POSITIONS:
         raise ValueError(f"positions={positions!r} is unknown: use one of {', '.join(POSITIONS)}")
 

@@ -56,14 +56,14 @@ class RunningQuantile(RunningState):
 # %% ../nbs/05b_capacity.ipynb #e9a74f72
 def below_ceiling(
     chosen:Tensor,  # (B, T) bool
-    ceiling:int,    # the most that may go deep in a row
+    ceiling:int,    # the most that may be routed in a row
 )->Tensor:          # (B, T) bool
     "Drop the latest chosen bytes of rows that chose too many."
     return chosen & (chosen.cumsum(1) <= ceiling)
 
 @router('threshold')
 class ThresholdRouter(Router):
-    """Deep when the score passes its running (1 - capacity) quantile, in training as in writing (arXiv 2603.11535).
+    """Routed when the score passes its running (1 - capacity) quantile, in training as in writing (arXiv 2603.11535).
     The weight is tanh(score - threshold)."""
     def __init__(self, dim:int, capacity:float):
         super().__init__(dim, capacity)

@@ -146,7 +146,7 @@ def put_together(
     if kind == 'tensor': return tensors[value]
     if kind == 'tuple': return tuple(put_together(t, tensors) for t in value)
     if kind == 'dict': return {put_together(k, tensors): put_together(v, tensors) for k, v in value}
-    raise ValueError(f"{kind!r} is no part of a saved state")
+    raise ValueError(f"{kind!r} is not part of a saved state")
 
 # %% ../nbs/10_checkpoint.ipynb #0f4f2367
 def sha256(file:str | Path)->str:
@@ -193,7 +193,7 @@ def all_steps(
     except FileNotFoundError: return []
     except PermissionError as e: raise MayNotRead(folder, e) from None
     except OSError as e:
-        raise InputError(f"{folder} is no folder of checkpoints ({reason(e)}): "
+        raise InputError(f"{folder} is not a folder of checkpoints ({reason(e)}): "
                          "put it out of the way, or train into another directory") from None
     return sorted(int(n) for n in names if re.fullmatch('[0-9]{8}', n) and os.path.isdir(Path(folder)/n))
 

@@ -212,7 +212,7 @@ def held_out_text(
 
 # %% ../nbs/13_cli.ipynb #014ce1cf
 def report_score(model:Pico, corpus, name:str):
-    "Bits per byte with and without the latent blocks, the floor of the same bytes, and where the router goes deep."
+    "Bits per byte with and without the latent blocks, the floor of the same bytes, and what the router does."
     score = bits_per_byte(model, corpus)
     off = bits_per_byte(model, corpus, latent=False)
     print(f'held-out text ({name}): {score.bpb:.4f} bits per byte over {score.bytes:,} bytes, '
@@ -280,10 +280,10 @@ def generate_parser()->Parser:
     p.add_argument('--mark', default='_', help='what to put after each routed byte (default: _)')
     drafting = p.add_mutually_exclusive_group()
     drafting.add_argument('--speculative', action='store_true',
-                          help='always guess several bytes ahead; the same text '
+                          help='always draft several bytes ahead; the same text '
                                '(default: where it is faster, measured while writing)')
     drafting.add_argument('--no_speculative', action='store_true',
-                          help='never guess: one byte for each forward pass; the same text')
+                          help='never draft: one byte for each forward pass; the same text')
     p.add_argument('--ignore_end', action='store_true', help='go on past the end of a document, with a new one')
     p.add_argument('--no_latent', action='store_true', help='switch the latent blocks off')
     p.add_argument('--html', metavar='FILE', help='also write a page with the routed bytes shaded')

@@ -86,7 +86,7 @@ class Settings:
             raise InputError(f"a configuration is a JSON object with named fields, not {type(d).__name__}")
         fields = {f.name: f for f in dataclasses.fields(cls)}
         for k in d:
-            if k not in fields: raise InputError(f"{k!r} is no {cls.title}: use {', '.join(fields)}")
+            if k not in fields: raise InputError(f"{k!r} is not a {cls.title}: use {', '.join(fields)}")
         for k, f in fields.items():
             if k not in d and f.default is dataclasses.MISSING: raise InputError(f"the {cls.title} {k!r} is missing")
         return cls(**d)
@@ -107,7 +107,7 @@ def to_bytes(
 # %% ../nbs/00a_core.ipynb #3871c6a2
 def to_text(
     data,                   # bytes, or byte values: a list, an array, a tensor
-    # what stands for bytes that are no UTF-8: 'replace' = U+FFFD, 'surrogateescape' = a form that `to_bytes` can undo
+    # what stands for invalid UTF-8: 'replace' = U+FFFD, 'surrogateescape' = a form that `to_bytes` can undo
     errors:str='replace',
 )->str:
     "Any bytes as text; with `errors='replace'` every maximal broken part becomes one U+FFFD."

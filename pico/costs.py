@@ -23,18 +23,18 @@ from .record import brief
 # %% ../nbs/10d_costs.ipynb #0f9bee60
 def flops_per_byte(
     config:PicoConfig,
-    routed:float=None, # fraction of the bytes that went deep; None = what the router aims at
+    routed:float=None, # fraction of the bytes that were routed; None = what the router aims at
 )->float:              # forward and backward
     "Floating-point operations of training on one byte, counted from the shapes."
     c, K, router = config, config.dim // config.att_q_heads, ROUTERS[config.router]
     block = c.dim * (c.att_q_heads + 2*c.att_kv_heads) * K + c.att_q_heads * K * c.dim + 3 * c.dim**2
     def look(window): return 2 * c.att_q_heads * K * (window + 1)
     if routed is None: routed = router.fraction(c.latent_capacity_factor)
-    shallow = 2*c.fb_num_blocks * (block + look(c.fb_att_window_size))
-    deep = routed * c.latent_num_blocks * (block + look(c.latent_att_window_size))
+    full = 2*c.fb_num_blocks * (block + look(c.fb_att_window_size))
+    latent = routed * c.latent_num_blocks * (block + look(c.latent_att_window_size))
     carrying = 2 * c.dim if c.latent_carry else 0
     heads = HEADS[c.heads].multiplications(c.dim, c.next_tokens, c.heads_every)
-    return 3 * 2 * (shallow + deep + (router.multiplications(c.dim) + carrying) + heads)
+    return 3 * 2 * (full + latent + (router.multiplications(c.dim) + carrying) + heads)
 
 # %% ../nbs/10d_costs.ipynb #2ac44dc7
 def forget_step(model:Pico):

@@ -12,7 +12,7 @@ import numpy as np
 def symbols(
     values:np.ndarray, # (N,) bytes
 )->tuple:              # (S,) a number from 0 for each symbol, and (S,) where its first character ends
-    "UTF-8 characters, a run of the same one as one; bytes that are no text are symbols, too."
+    "UTF-8 characters, a run of the same one as one; bytes that are not text are symbols, too."
     begins = (values & 0xC0) != 0x80                              # all but continuation bytes
     begins[:1] = True
     first = np.flatnonzero(begins)

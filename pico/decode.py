@@ -248,7 +248,7 @@ class Decoder:
         self.head = np.ascontiguousarray(to_numpy(model.unembedding.weight[:256]).T)
         self.bias = to_numpy(model.unembedding.bias[:256])
         self.seen = [[] for _ in range(rows)]                     # the bytes of each text
-        self.chosen = [[] for _ in range(rows)]                   # and which of them went deep
+        self.chosen = [[] for _ in range(rows)]                   # and which of them were routed
         self.carry = None
         if latent and model.latent.carry is not None:
             self.carry, self.gate = to_numpy(model.latent.carry), to_numpy(model.latent.gate)[0]
@@ -289,7 +289,7 @@ def deepen(self:Decoder,
     h:np.ndarray, # (M, D) states of the new bytes; changed in place
     x:list,       # for each row its new bytes
     counts:list,  # how many they are
-)->tuple:         # M bools: which went deep; weights (M,) or None
+)->tuple:         # M bools: which are routed; weights (M,) or None
     "The latent blocks, for the bytes that the router chooses."
     chosen, weight = self.decide(h, [(v, old) for v, old in zip(x, self.seen, strict=True) if v])
     places, changes = [i for i, c in enumerate(chosen) if c], ()

@@ -17,7 +17,7 @@ from .router import ROUTERS, Route
 # %% ../nbs/05a_depth.ipynb #e5b3c5bc
 def pack(
     x:Tensor,      # (B, T, D) residual stream
-    chosen:Tensor, # (B, T) bool, which bytes go deep
+    chosen:Tensor, # (B, T) bool, which bytes are routed
     multiple:int=1,# C is rounded up to a multiple of it, so that few shapes occur
 )->tuple:          # packed (B, C, D), their positions (B, C), how many of them are real (B,); C is the largest count
     "The chosen bytes of every row, in reading order, padded with unchosen ones of the same row."
@@ -28,7 +28,7 @@ def pack(
 
 # %% ../nbs/05a_depth.ipynb #83fccdf9
 def weighted(
-    change:Tensor,    # (B, C, D) what the deep blocks add to what was packed
+    change:Tensor,    # (B, C, D) what the latent blocks add to what was packed
     positions:Tensor, # (B, C)
     weight:Tensor=None, # (B, T) router weights; None = 1 for every chosen byte
 )->Tensor:            # (B, C, D)
@@ -37,7 +37,7 @@ def weighted(
 
 # %% ../nbs/05a_depth.ipynb #92e7dde1
 def unpack(
-    x:Tensor,         # (B, T, D) residual stream before the deep blocks
+    x:Tensor,         # (B, T, D) residual stream before the latent blocks
     change:Tensor,    # (B, C, D) what is added to the chosen bytes, in reading order
     positions:Tensor, # (B, C)
     counts:Tensor,    # (B,)
@@ -62,13 +62,13 @@ def carried(
 class MixtureOfDepths(Stack):
     "A stack of blocks over the bytes a router chose; its changes are added back to the residual stream."
     def __init__(self,
-        num_blocks:int,   # deep blocks
+        num_blocks:int,   # latent blocks
         dim:int,          # width of the residual stream
         q_heads:int,      # query heads
         kv_heads:int,     # key/value heads
         window:int,       # how many chosen bytes back a chosen byte looks
         router:str='topk',# one of `ROUTERS`
-        capacity:float=.25, # fraction of bytes that should go deep
+        capacity:float=.25, # fraction of bytes that should be routed
         carry:bool=False,   # give the bytes after a chosen one a share of its change
         positions:str='alibi', # a name in `POSITIONS`, counted in chosen bytes
     ):
@@ -108,13 +108,13 @@ def through(self:MixtureOfDepths,
     "Send the chosen bytes through the blocks."
     packed, positions, counts = pack(x, route.chosen, self.multiple)
     if not packed.numel(): return packed, positions, counts
-    deep = Stack.forward(self, packed, kv, counts if len(x) > 1 else None)
-    return weighted((deep - packed).to(x.dtype), positions, self.router.factor(route)), positions, counts
+    out = Stack.forward(self, packed, kv, counts if len(x) > 1 else None)
+    return weighted((out - packed).to(x.dtype), positions, self.router.factor(route)), positions, counts
 
 # %% ../nbs/05a_depth.ipynb #ef07e5f4
 @patch
 def hand_on(self:MixtureOfDepths,
-    x:Tensor,      # (B, T, D) residual stream before the deep blocks
+    x:Tensor,      # (B, T, D) residual stream before the latent blocks
     given:Tensor,  # (B, T, D) the change of the last chosen byte up to each byte
     chosen:Tensor, # (B, T) bool
 )->Tensor:         # (B, T, D) and after them
@@ -170,7 +170,7 @@ def drop_last(
 # %% ../nbs/05a_depth.ipynb #08c5c0ff
 @dataclass
 class DepthCache:
-    "What the deep stack remembers between calls: keys and values, recent choices, recent bytes, what is carried on."
+    "What the latent stack remembers between calls: keys and values, recent choices, recent bytes, what is carried on."
     kv:list         # one KVCache per block, counting chosen bytes
     length:Tensor   # (B,) bytes seen, chosen or not
     recent:Tensor   # (B, max_rollback) bool: were the last bytes chosen?
@@ -179,7 +179,7 @@ class DepthCache:
 
     def add(self,
         values:Tensor,       # (B, T) bytes that have been seen
-        chosen:Tensor,       # (B, T) whether they went deep
+        chosen:Tensor,       # (B, T) whether they were routed
         lengths:Tensor=None, # (B,) how many of them are real; None = all
         carried:Tensor=None, # (B, T, D) what is carried on after each, if it changed
     ):
@@ -197,8 +197,8 @@ class DepthCache:
         n = torch.as_tensor(n, device=self.length.device).expand_as(self.length)
         R = self.recent.shape[1]
         among = torch.arange(R, device=n.device) >= R - n[:,None]
-        deep = (self.recent & among).sum(1)                       # (B,) chosen among the last n
-        for c in self.kv: c.rollback(deep)
+        routed = (self.recent & among).sum(1)                     # (B,) of the last n
+        for c in self.kv: c.rollback(routed)
         self.recent = drop_last(self.recent, n, False)
         self.values = drop_last(self.values, n, -1)
         self.last = drop_last(self.last, n, 0.)

@@ -133,16 +133,16 @@ def bits_per_byte(
                          f"or `windowed` to compare rules")
     corpus = as_corpus(data, model.config.marks)
     S = _stream_bytes(corpus, max_bytes)
-    total, n, deep = 0., 0, 0                                      # a Python float is float64
+    total, n, routed = 0., 0, 0                                    # a Python float is float64
     with reading(model):
         for c in read_through(model, corpus, S, chunk, latent):
             text = c.kinds == TEXT
             total += float(_costs(c.logp, c.nexts)[text].sum())
             n += int(text.sum())
-            deep += int(c.routed.sum())
+            routed += int(c.routed.sum())
     if not n:
         raise InputError("there is nothing to score: give at least one byte of text after the first of the stream")
-    return Score(total/n, n, deep/S)
+    return Score(total/n, n, routed/S)
 
 # %% ../nbs/08_evaluate.ipynb #6223056f
 def windowed(
@@ -159,7 +159,7 @@ def windowed(
     if S < 2: raise InputError("there is nothing to score: give at least two bytes, marks included")
     T = min(context_len, S-1)
     n = (S-1)//T                                                   # windows
-    total, count, deep = 0., 0, 0
+    total, count, routed = 0., 0, 0
     with reading(model):
         for i in range(0, n, 16):
             rows = min(16, n-i)
@@ -170,9 +170,9 @@ def windowed(
             logp = _log2_probabilities(out.logits[:,:,0]).flatten(0, 1)
             total += float(_costs(logp, v[1:])[text].sum())
             count += int(text.sum())
-            deep += int(out.routed.sum())
+            routed += int(out.routed.sum())
     if not count: raise InputError("there is nothing to score: the bytes read are all marks; give more text")
-    return Score(total/count, count, deep/(n*T))
+    return Score(total/count, count, routed/(n*T))
 
 # %% ../nbs/08_evaluate.ipynb #b5eeaac3
 def leak(

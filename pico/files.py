@@ -29,7 +29,7 @@ PACKED = {'.gz', '.bz2', '.xz', '.zst', '.zip'}
 
 def row_ending(
     path:Path,
-)->str: # such as '.jsonl', '' if it is no file of rows
+)->str: # such as '.jsonl', '' if it is not a file of rows
     "The ending that tells the format of a file of rows; a packed one counts as what is inside."
     endings = [s for s in map(str.lower, path.suffixes) if s not in PACKED]
     return endings[-1] if endings and endings[-1] in ROWS else ''
@@ -61,7 +61,7 @@ def wide_codec(
 def wide_piece(
     path:Path,
     head:bytes,  # how it begins
-)->Piece | None: # None if it does not begin with a byte order mark, or is no text all the same
+)->Piece | None: # None if it does not begin with a byte order mark, or is not text all the same
     "A file of UTF-16 or UTF-32 as one document of UTF-8."
     codec = wide_codec(head)
     if not codec: return None
@@ -187,7 +187,7 @@ ABOUT = {'readme', 'license', 'licence', 'copying', 'notice', 'authors', 'change
 def split_name(
     name:str,  # of a file or folder
 )->str | None: # 'train', 'validation' or 'test'
-    "The split that a name says: one of the words in `SPLITS`, alone or between signs that are no letters."
+    "The split that a name says: one of the words in `SPLITS`, alone or between characters that are not letters."
     found = {SPLITS[w] for w in re.split('[^a-z]+', name.lower()) if w in SPLITS}
     return found.pop() if len(found) == 1 else None
 
@@ -273,5 +273,5 @@ def kept(
         index = json.loads((folder/'index.json').read_text())
         if (folder/'text').stat().st_size == sum(index['lengths']): return Piece(folder/'text', index['lengths']), index
     except InputError: raise
-    except (OSError, ValueError, KeyError, TypeError): pass # a cache that is damaged is not believed
+    except (OSError, ValueError, KeyError, TypeError): pass # a damaged cache is made again
     return in_memory(make)

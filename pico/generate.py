@@ -77,7 +77,7 @@ class Plan:
     "How the rounds of a batch write and draft."
     temperature:float
     top_p:float | None
-    drafts:int=0       # how many bytes the heads guess in a round at most: the model's byte heads - 1, or fewer
+    drafts:int=0       # how many bytes the heads draft in a round at most: the model's byte heads - 1, or fewer
     latent:bool=True   # False switches the latent blocks off
     draft:str='drawn'  # see `guess`
     least:float=.3     # go on drafting while all drafts of a row probably stand with at least this probability
@@ -138,7 +138,7 @@ def ask_heads(self:Drafting,
     plan = self.plan
     if self.heads is None:
         self.heads = self.model.unembedding.drafter() if hasattr(self.model, 'unembedding') else Slices()
-        self.started = self.pace.clock()          # it is made only once, so that is no part of the price
+        self.started = self.pace.clock()          # it is made only once, so that does not count
     rows = [r for r in self.rows if len(r.pending) == 1 and r.end is None]
     noise = np.stack([r.noise(len(r.data), plan.drafts) for r in rows])
     how = plan.temperature, plan.top_p, plan.draft, plan.least
@@ -263,7 +263,7 @@ def check_choice(o:Options):
 def check_drafting(o:Options):
     "Whether and how it is drafted."
     if not isinstance(o.speculative, (bool, np.bool_, Pace)) and o.speculative != 'auto':
-        raise InputError(f"speculative={o.speculative!r} should be 'auto' (guess where that is faster), True (always), "
+        raise InputError(f"speculative={o.speculative!r} should be 'auto' (draft where that is faster), True (always), "
                          "False (never), or a `Pace`")
     if o.draft not in ('likely', 'drawn'): raise InputError(f"draft={o.draft!r} should be 'likely' or 'drawn'")
 

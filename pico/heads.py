@@ -56,7 +56,7 @@ class HeadsLoss(torch.autograd.Function):
 
 # %% ../nbs/06_heads.ipynb #d4a2def7
 class Slices:
-    "Guesses of linear heads: all are known at once, from the state alone."
+    "Drafts of linear heads: all are known at once, from the state alone."
     def __init__(self,
         weight:np.ndarray=None, # (d·V, D) of heads 2 to N; None = the states already are their logits (B, d, V)
         bias:np.ndarray=None,   # (d·V,)
@@ -163,7 +163,7 @@ class ByteHeads(Heads):
         return F.linear(h, self.weight[:256*n], self.bias[:256*n]).unflatten(-1, (n, 256))
 
     def drafter(self)->Slices:
-        "Heads 2 to N, for guessing."
+        "Heads 2 to N, for drafting."
         return Slices(to_numpy(self.weight[256:]), to_numpy(self.bias[256:]))
 
     def sums(self, h, y, counts, chunk)->tuple: # see `Heads.loss`
@@ -178,7 +178,7 @@ class ByteHeads(Heads):
 
 # %% ../nbs/06_heads.ipynb #8d3fdd5d
 class Chain:
-    "Guesses one byte after another, told each time which byte was chosen before."
+    "Drafts one byte after another, told each time which byte was chosen before."
     def __init__(self,
         start:tuple,       # two matrices that prepare the first state
         M:np.ndarray,      # (2D, 4D + V) C[A, O]: what a step adds to the state, as A and O see it
@@ -293,7 +293,7 @@ def halved(
 
 @patch
 def drafter(self:ChainedHeads)->Chain | None:
-    "Heads 2 to N, for guessing; None if there are none."
+    "Heads 2 to N, for drafting; None if there are none."
     if self.N == 1: return None
     def turned(layer): return np.ascontiguousarray(to_numpy(layer.weight).T)
     AO = np.concatenate([halved(turned(self.mix)), turned(self.guess)], 1)

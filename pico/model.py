@@ -44,7 +44,7 @@ class PicoConfig(Settings):
     def __post_init__(self):
         super().__post_init__()
         if self.att_q_heads % self.att_kv_heads:
-            raise InputError(f"att_q_heads={self.att_q_heads} is no multiple of att_kv_heads={self.att_kv_heads}: "
+            raise InputError(f"att_q_heads={self.att_q_heads} is not a multiple of att_kv_heads={self.att_kv_heads}: "
                              f"each key/value head serves equally many query heads")
         if self.dim < self.att_q_heads:
             raise InputError(f"dim={self.dim} leaves no width for att_q_heads={self.att_q_heads}: "

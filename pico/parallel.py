@@ -85,7 +85,7 @@ def all_reduce(
 def all_reduce_max(
     numbers:list, # as many in every process
 )->list:          # the largest of each, the same everywhere
-    "What all processes decide together: when to stop is no decision for one."
+    "What all processes decide together: when to stop is not for one of them to say."
     if world()[1] == 1: return list(numbers)
     return all_reduce(torch.tensor(numbers, dtype=torch.float64), dist.ReduceOp.MAX).tolist()
 

@@ -42,7 +42,7 @@ def read_settings(
     "A configuration read from a file, checked."
     file = Path(file)
     try:
-        fields:Any                                                # `from_dict` refuses what is no dictionary
+        fields:Any                                                # `from_dict` refuses what is not a dictionary
         if file.suffix == '.safetensors':
             fields = header(file).get('config')
             if fields is None: raise InputError(f"{file} does not say its shape: put its config.json beside it")
@@ -55,7 +55,7 @@ def read_settings(
         raise InputError(f"{file} may not be read ({e.strerror}): ask its owner, or give another directory") from None
     except InputError: raise
     except (ValueError, RecursionError) as e:
-        raise InputError(f"{file} is no readable configuration ({e}): restore it or make the model again") from None
+        raise InputError(f"{file} is not a readable configuration ({e}): restore it or make the model again") from None
     try: return cls.from_dict(fields)
     except (InputError, RecursionError) as e: raise InputError(f"{file} does not describe a Pico: {e}") from None
 
@@ -240,7 +240,7 @@ def find_model(
     if d.is_dir() or d.suffix == '.safetensors' and d.is_file(): return d
     try: return Path(snapshot_download(str(model_id), allow_patterns=WANTED, **hub))
     except Exception as e:
-        raise InputError(f"{str(model_id)!r} is no directory here and could not be loaded from the Hub "
+        raise InputError(f"{str(model_id)!r} is not a directory here and could not be loaded from the Hub "
                          f"({type(e).__name__}): check the name and the network") from None
 
 # %% ../nbs/06a_pretrained.ipynb #3d8cf88e

@@ -34,14 +34,14 @@ class RunningState(nn.Module):
     "What a router learns by counting: `counted()` lists tensors that training adds to, `step()` uses them up."
 
 class Router(nn.Module):
-    "Decides which bytes go through the deep blocks. Subclasses define `forward`; a new router is one small class."
+    "Decides which bytes go through the latent blocks. Subclasses define `forward`; a new router is one small class."
     memory = 0          # how many bytes before a byte the rule needs to see
     carries = False     # was it measured to gain by carrying (chapter 05a)?
     budget = 1/4        # the capacity that presets give it
-    weighs = True       # does the weight scale what the deep blocks change? if not, it only says how sure the router is
+    weighs = True       # is the change multiplied by the weight? if not, it only says how sure the router is
     def __init__(self,
         dim:int,        # width of the residual stream
-        capacity:float, # fraction of bytes that should go deep, 0 to 1
+        capacity:float, # fraction of bytes that should be routed, 0 to 1
     ):
         super().__init__()
         self.capacity = capacity
@@ -87,7 +87,7 @@ def multiplications(cls:Router, dim:int)->int: # width of the residual stream; 0
 
 @patch(cls_method=True)
 def fraction(cls:Router, capacity:float)->float: # as it was asked for; 0 to 1
-    "Which fraction of all bytes should go deep."
+    "Which fraction of all bytes should be routed."
     return capacity
 
 # %% ../nbs/05_router.ipynb #c1d85cb9
@@ -104,7 +104,7 @@ def router(
 # %% ../nbs/05_router.ipynb #419b7541
 @router('all')
 class AllRouter(Router):
-    "Every byte goes deep: an ordinary Transformer."
+    "Every byte is routed: an ordinary Transformer."
     def forward(self, x, values, before, position, train=False): return Route(torch.ones_like(values).bool())
     def numpy_decider(self): return lambda h, rows: ([True]*len(h), None)
     @classmethod
@@ -112,7 +112,7 @@ class AllRouter(Router):
 
 @router('none')
 class NoneRouter(Router):
-    "No byte goes deep: only the shallow full-byte blocks remain."
+    "No byte is routed: only the full-byte blocks remain."
     def forward(self, x, values, before, position, train=False): return Route(torch.zeros_like(values).bool())
     def numpy_decider(self): return lambda h, rows: ([False]*len(h), None)
     @classmethod
@@ -122,7 +122,7 @@ class NoneRouter(Router):
 def spacelike(
     values:Tensor, # byte values, any shape
 )->Tensor:         # bool, same shape
-    "True for bytes that are no ASCII letter or digit and no UTF-8 continuation byte (arXiv 2404.14408, sec. 2)."
+    "True for all but ASCII letters, digits and UTF-8 continuation bytes (arXiv 2404.14408, sec. 2)."
     v = values
     digit, continuation = (48 <= v) & (v <= 57), (128 <= v) & (v < 192)
     letter = (65 <= v) & (v <= 90) | (97 <= v) & (v <= 122)
@@ -151,7 +151,7 @@ def by_table(
 
 @router('space')
 class SpaceRouter(Router):
-    "SpaceByte's rule: deep at a spacelike byte that follows one which is not."
+    "SpaceByte's rule routes a spacelike byte that follows one which is not."
     memory, carries, kind = 1, True, staticmethod(spacelike)
     def forward(self, x, values, before, position, train=False): return Route(by_space(values, before, self.kind))
 
@@ -170,7 +170,7 @@ def exact(
 @router('stride')
 class StrideRouter(Router):
     "Every 1/capacity-th byte, as fixed patches would."
-    def turns(self, position:Tensor)->Tensor: # how many bytes before each position went deep
+    def turns(self, position:Tensor)->Tensor: # how many bytes before each position were routed
         # exact in float64 for any text that fits in memory; the small constant keeps 1/3 · 3 at 1
         return torch.floor(exact(position) * self.capacity + 1e-9)
 
@@ -206,7 +206,7 @@ def topk_mask(
 def weighed(
     z:np.ndarray, # (M,) scores
 )->tuple:         # M bools, and the weights (M,)
-    "Deep where the score is above 0, with its logistic function as the weight."
+    "Routed where the score is above 0, with its logistic function as the weight."
     return (z > 0).tolist(), .5 + .5*np.tanh(.5*z)
 
 @router('topk')
@@ -251,8 +251,8 @@ def normed(
 # %% ../nbs/05_router.ipynb #c5a80628
 @router('tuned')
 class TunedRouter(TopKRouter):
-    """Begins as SpaceByte's rule and learns to differ: deep when rule plus linear score is above 0, in training up to
-    the budget."""
+    """Begins as SpaceByte's rule and learns to differ: routed when rule plus linear score is above 0, in training up
+    to the capacity."""
     memory, carries, kind = 1, True, staticmethod(spacelike)
     def __init__(self, dim:int, capacity:float):
         super().__init__(dim, capacity)
@@ -291,7 +291,7 @@ def whitespace(
 
 @router('whitespace')
 class WhitespaceRouter(SpaceRouter):
-    "Deep where white space begins."
+    "Routes the byte with which white space begins."
     kind = staticmethod(whitespace)
 
 @router('words')

@@ -151,7 +151,7 @@ def row_text(
     column:str, # the column that holds the text
 )->tuple:       # bytes, None where there is nothing; and '' or why it cannot be read
     "The text of a row of JSON."
-    if isinstance(row, Exception): return None, 'is no JSON'
+    if isinstance(row, Exception): return None, 'is not JSON'
     if not isinstance(row, dict): return None, f'is {JSON_TYPES[type(row)]} and no row'
     value = row.get(column)
     if value is None: return None, ''

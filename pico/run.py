@@ -93,7 +93,7 @@ def default_preset(
 # %% ../nbs/10b_run.ipynb #f79a443e
 def what_was_asked(
     out:str | Path, # a run directory, or anything else
-)->dict:            # settings, data, config; empty if it is no run
+)->dict:            # settings, data, config; empty if it is not a run
     "What a run was asked to do, from its train.json."
     file = Path(out)/'train.json'
     try:

@@ -93,7 +93,7 @@ class Generated:
 
     @property
     def text(self)->str:
-        "The written bytes as text; what is no UTF-8 becomes U+FFFD."
+        "The written bytes as text; invalid UTF-8 becomes U+FFFD."
         return to_text(self.bytes)
 
     def marked(self,

@@ -28,14 +28,14 @@ def _check_whole(
     least:int, # allowed
     **given,   # name and value
 ):
-    "Refuse what is no whole number, or too small."
+    "Refuse what is not a whole number, or too small."
     for name, v in given.items():
         if not (isinstance(v, int) and v >= least):
             raise ValueError(f"{name}={v} must be a whole number, {least} or more")
 
 # %% ../nbs/09_soap.ipynb #739d3962
 class SOAP(SharedOptimizer):
-    "Adam in the slowly turning eigenbasis of Shampoo's preconditioner (Vyas et al., arXiv 2409.11321, algorithm 3)."
+    "Adam in the slowly rotating eigenbasis of Shampoo's preconditioner (Vyas et al., arXiv 2409.11321, algorithm 3)."
     def __init__(self,
         params,                # 0-D to 2-D tensors, or groups of them
         lr:float=3e-3,         # learning rate
@@ -76,7 +76,7 @@ def forget_shares(self:SOAP):
 
 @patch
 def share_out(self:SOAP, group:dict):
-    "The dearest first, always to the process and the step that has least to do."
+    "The most expensive first, each to the process and the step that has least to do."
     def cost(p):
         a = self.layout(p, group)
         return a.left * a.rows**3 + a.right * a.columns**3
@@ -183,7 +183,7 @@ def adam(self:SOAP, m:Tensor, v:Tensor, group:dict, t:int)->Tensor:
 
 @patch
 def direction(self:SOAP, s:dict, G:Tensor, sides:tuple, group:dict, t:int)->Tensor: # (n, rows, columns)
-    "Adam's direction in the space of the bases `sides`, turned back."
+    "Adam's direction in the space of the bases `sides`, rotated back."
     (b1, b2), g = group['betas'], rotate(G, *sides)
     m = s['exp_avg'].lerp_(g, 1 - b1)
     v = s['exp_avg_sq'].mul_(b2).addcmul_(g, g, value=1 - b2)
@@ -252,7 +252,7 @@ def gradient_blocks(self:SOAP, params:list, group:dict, huge:bool)->Tensor: # (n
     "The gradients of some parameters, float32 at least; `huge`: some numbers have squares that overflow."
     G = torch.cat([to_blocks(p.grad, self.layout(p, group)) for p in params])
     G = G.to(state_dtype(params[0]))
-    return G.clamp_(-1e15, 1e15) if huge else G                   # larger ones, squared and summed, are no float32
+    return G.clamp_(-1e15, 1e15) if huge else G                   # larger ones, squared and summed, overflow float32
 
 # %% ../nbs/09_soap.ipynb #59f533f1
 @patch

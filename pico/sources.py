@@ -31,7 +31,7 @@ def _hub_answers(name, where):
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
     try: huggingface_hub.HfApi().dataset_info(where, timeout=10)
     except (RepositoryNotFoundError, HFValidationError):
-        raise InputError(f"{name} is no file or folder here, and no data set on the Hugging Face Hub (or a private "
+        raise InputError(f"{name} is not a file or folder here, nor a data set on the Hugging Face Hub (or a private "
                          f"one): check the name") from None
     except Exception: return False
     return True
@@ -59,7 +59,7 @@ def hub_data(
         try:
             with _offline(datasets): return datasets.load_dataset(where, config or None, streaming=streaming)
         except Exception:
-            raise InputError(f"{name} is no file or folder here, and the Hugging Face Hub cannot be reached to look "
+            raise InputError(f"{name} is not a file or folder here, and the Hugging Face Hub cannot be reached to look "
                              f"for a data set of that name: check the name and the network") from None
 
 # %% ../nbs/01a_sources.ipynb #6c2f8e22

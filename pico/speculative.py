@@ -114,8 +114,8 @@ def choose(
 # %% ../nbs/11b_speculative.ipynb #e35adf89
 def accept(
     p:np.ndarray, # (..., V) what the model says
-    q:np.ndarray, # (..., V) what the guess was drawn from
-    x:np.ndarray, # (...) the guess
+    q:np.ndarray, # (..., V) what the draft was drawn from
+    x:np.ndarray, # (...) the draft
 )->tuple:         # (...) probability to accept it, and (..., V) weights to draw from otherwise
     "The rule of speculative sampling: followed, the byte has distribution `p` whatever `q` is."
     def at(d): return np.take_along_axis(d, np.asarray(x)[...,None], -1)[...,0]
@@ -145,9 +145,9 @@ def guess(
     noise:np.ndarray, # (B, d, 256) the noise of the next d bytes
     temperature:float, top_p:float | None,
     draft:str,        # 'drawn', with the noise of the place, or the 'likely' byte
-    least:float,      # go on while all guesses of a row probably stand with at least this probability
+    least:float,      # go on while all drafts of a row probably stand with at least this probability
 )->list:              # for each row its drafts, at most d bytes
-    "Guess what follows."
+    "Draft what follows."
     B, d = noise.shape[:2]
     added = None if draft == 'likely' or temperature == 0 else noise / 2   # heads are less sure than the model
     drafts, sure = [[] for _ in range(B)], np.ones(B)
@@ -249,12 +249,12 @@ class Way:
 
 # %% ../nbs/11b_speculative.ipynb #ef4ca064
 class Pace:
-    "Takes the way of guessing that writes the most bytes per second; tries the others again after pauses that double."
+    "Takes the way of drafting that writes the most bytes per second; tries the others again after pauses that double."
     first, again = 6, 3                           # rounds of a way's first trial, and of a later one
     pause, longest = 16, 1024                     # rounds of the shortest and longest pause
     stretch = 60                                  # plain rounds without a look at the clock
     much = 1.25                                   # copies are sought on if a way is faster than plain by this much
-    margin = 1.05                                 # guessing must be faster than plain writing by this much
+    margin = 1.05                                 # drafting must be faster than plain writing by this much
     def __init__(self,
         clock=None, # a function that returns seconds; None = the one that suits the model
     ):

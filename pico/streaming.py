@@ -164,7 +164,7 @@ def open_rows(
     path = local_path(source)
     if odd is None: odd = {}
     if not path.exists(): return hub_data(source, streaming=True), []
-    if path.is_file() and not row_kind(path): raise _no_stream(source, 'is no file of rows')
+    if path.is_file() and not row_kind(path): raise _no_stream(source, 'is not a file of rows')
     if saved_by_datasets(path): raise _no_stream(source, 'is stored here already')
     if path.is_file(): return stream_files({'train': [path]}, column, source, odd), []
     parts, texts, out = sort_folder(path, column, source)

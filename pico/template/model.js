@@ -160,7 +160,7 @@ Stack.prototype.forward = function (x, past, look) { // x (D,), changed in place
   return x
 }
 
-function spacelike(v) {                              // no ASCII letter or digit, no UTF-8 continuation byte
+function spacelike(v) {                              // neither an ASCII letter or digit nor a continuation byte
   const digit = 48 <= v && v <= 57, continuation = 128 <= v && v < 192
   const letter = 65 <= v && v <= 90 || 97 <= v && v <= 122
   return !(digit || letter || continuation || v < 0) // -1 stands before the text
@@ -235,7 +235,7 @@ class Decoder {                                      // reads a text byte by byt
     for (const s of ['fb_in', 'latent', 'fb_out']) this[s] = model[s].past(max_rollback)
     this.seen = 0                                    // bytes read
     this.values = new Int16Array(max_rollback + 1).fill(-1)    // the last of them, in a ring, …
-    this.chosen = new Uint8Array(max_rollback + 1)   // … which went deep, …
+    this.chosen = new Uint8Array(max_rollback + 1)   // … which were routed, …
     this.last = new Float32Array((max_rollback + 1) * model.D) // … and what each hands on
     this.h = new Float32Array(model.D)
     this.logits = new Float32Array(256)

@@ -513,7 +513,7 @@ $('compare').onchange = () => {                      // a second side, or none
   }
 }
 
-$('file').onchange = async () => {                   // its bytes as they are, also where they are no UTF-8
+$('file').onchange = async () => {                   // its bytes as they are, also where they are not valid UTF-8
   const [file] = $('file').files
   if (!file) return
   const bytes = new Uint8Array(await file.slice(0, 1e6).arrayBuffer())

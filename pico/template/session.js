@@ -40,7 +40,7 @@ function choose(s, row) {                            // the winner of the race; 
   return best
 }
 
-class Chain {                                        // chained heads: guesses one byte after another
+class Chain {                                        // chained heads: draft one byte after another
   constructor(model) {
     const w = model.weights, names = ['start_in', 'start_out', 'mix', 'seen', 'back', 'guess']
     for (const name of names) this[name] = w[`unembedding.${name}.weight`]
@@ -71,7 +71,7 @@ class Chain {                                        // chained heads: guesses o
   }
 }
 
-class Slices {                                       // linear heads: all guesses are known at once
+class Slices {                                       // linear heads: all drafts are known at once
   constructor(model) { Object.assign(this, { model, logits: new Float32Array(256), h: null, at: 0 }) }
   begin(h) {
     this.h = h.slice()
@@ -84,7 +84,7 @@ class Slices {                                       // linear heads: all guesse
   }
 }
 
-function drafter(model) {                            // heads 2 to N, for guessing; null if there are none
+function drafter(model) {                            // heads 2 to N, for drafting; null if there are none
   if (model.config.next_tokens === 1) return null
   return new (model.config.heads === 'chained' ? Chain : Slices)(model)
 }
@@ -154,7 +154,7 @@ class Session {                                      // one text as one model re
     this.spare = null                                // another one, which looks at places in the middle
     this.drafts = []                                 // bytes that may come next
     for (const v of this.opening) this.decoder.read(v)
-    this.routed = new Uint8Array(this.text.length)   // which bytes of the text went deep
+    this.routed = new Uint8Array(this.text.length)   // which bytes of the text were routed
     this.read = 0                                    // bytes of the text that have been read
     this.every = 256                                 // a copy of the state is held after so many bytes
     this.copies = [{ at: 0, state: this.decoder.save() }]
