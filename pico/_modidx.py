@@ -79,7 +79,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'pico.block.Stack.__init__': ('block.html#stack.__init__', 'pico/block.py'),
                             'pico.block.Stack.forward': ('block.html#stack.forward', 'pico/block.py'),
                             'pico.block.Stack.new_cache': ('block.html#stack.new_cache', 'pico/block.py'),
-                            'pico.block.Stack.table': ('block.html#stack.table', 'pico/block.py'),
+                            'pico.block.Stack.slopes': ('block.html#stack.slopes', 'pico/block.py'),
                             'pico.block.Stack.whole': ('block.html#stack.whole', 'pico/block.py'),
                             'pico.block.SwiGLU': ('block.html#swiglu', 'pico/block.py'),
                             'pico.block.SwiGLU.__init__': ('block.html#swiglu.__init__', 'pico/block.py'),

@@ -7,6 +7,7 @@ __all__ = ['Normed', 'norm_constants', 'RMSNorm', 'rms', 'SwiGLU', 'check_heads'
 
 # %% ../nbs/04_block.ipynb #56a7d22f
 from functools import lru_cache
+from typing import Any
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
@@ -121,10 +122,11 @@ class Attention(nn.Module):
         cache:KVCache=None, # continue what it holds; updated in place
         plan:Plan=None,     # of this step, for all blocks of a stack; None = the cache makes one
         turn:tuple=None,    # of this step; None = made here where it is needed
-        table:Tensor=None,  # (H, W+1) what each distance adds; None = the slopes say it
+        slopes:Tensor=None, # (H,) or (H, W+1) what distances add, that of the stack; None = the layer's own
     )->Tensor:              # (B, T, D)
         "Let each byte look back."
-        (B, T, _), (H, G), slopes = x.shape, self.heads, self.slopes if table is None else table
+        (B, T, _), (H, G) = x.shape, self.heads
+        if slopes is None: slopes = self.slopes
         # not self.fused_qkv(x): a call less per byte
         qkv = F.linear(x, self.fused_qkv.weight).view(B, T, H + 2*G, self.width).transpose(1, 2)
         if turn is None: turn = self.turn(x, cache)
@@ -159,15 +161,16 @@ class Block(nn.Module):
         cache:KVCache=None, # continue what it holds; updated in place
         plan:Plan=None,     # of this step; None = the cache makes one
         turn:tuple=None,    # of this step; None = made where it is needed
-        table:Tensor=None,  # (H, W+1) what each distance adds; None = the slopes say it
+        slopes:Tensor=None, # (H,) or (H, W+1) what distances add, that of the stack; None = the layer's own
     )->Tensor:              # (B, T, D)
         "One block."
-        x = x + self.att(self.norm1(x), cache, plan, turn, table)
+        x = x + self.att(self.norm1(x), cache, plan, turn, slopes)
         return x + self.glu(self.norm2(x))
 
 # %% ../nbs/04_block.ipynb #2d65a889
 class Stack(nn.Module):
     "Blocks one after another."
+    blocks:Any # an `nn.ModuleList` of `Block`
     def __init__(self,
         num_blocks:int, # how many; 0 passes its input through
         dim:int, q_heads:int, kv_heads:int, window:int, positions:str='alibi',
@@ -178,11 +181,12 @@ class Stack(nn.Module):
         # (H, W+1) what all blocks together learn of each distance, on top of ALiBi
         self.relative = nn.Parameter(torch.zeros(q_heads, window + 1)) if learned else None
 
-    def table(self)->Tensor | None: # (H, W+1)
-        "What each distance adds to a score; None where the slopes say it."
-        if self.relative is None: return None
+    def slopes(self)->Tensor: # (H,) ALiBi's slopes, or (H, W+1) the table that is learned on top of them
+        "What distances add to the scores of all blocks, of which there is at least one."
+        alibi = self.blocks[0].att.slopes
+        if self.relative is None: return alibi
         back = torch.arange(self.relative.shape[1], device=self.relative.device)
-        return self.relative - alibi_slopes(len(self.relative)).to(self.relative)[:,None] * back
+        return self.relative - alibi.to(self.relative)[:,None] * back
 
     def forward(self,
         x:Tensor,            # (B, T, D)
@@ -191,20 +195,19 @@ class Stack(nn.Module):
     )->Tensor:               # (B, T, D)
         "All blocks in order."
         if not len(self.blocks): return x
-        att, table = self.blocks[0].att, self.table()
-        turn = att.turn(x, cache[0] if cache else None)
-        if not cache: return self.whole(x, turn, table)
-        plan = cache[0].plan(x.shape[1], att.slopes if table is None else table, x.dtype, lengths)
-        for block, c in zip(self.blocks, cache, strict=True): x = block(x, c, plan, turn, table)
+        slopes, turn = self.slopes(), self.blocks[0].att.turn(x, cache[0] if cache else None)
+        if not cache: return self.whole(x, turn, slopes)
+        plan = cache[0].plan(x.shape[1], slopes, x.dtype, lengths)
+        for block, c in zip(self.blocks, cache, strict=True): x = block(x, c, plan, turn, slopes)
         return x
 
     def whole(self,
-        x:Tensor,          # (B, T, D) a text from its beginning
-        turn:tuple=None,   # see `Attention`
-        table:Tensor=None, # the same
-    )->Tensor:             # (B, T, D)
+        x:Tensor,           # (B, T, D) a text from its beginning
+        turn:tuple=None,    # see `Attention`
+        slopes:Tensor=None, # the same
+    )->Tensor:              # (B, T, D)
         "All blocks in order without a cache, as in training. (What `torch.compile` is given in chapter 10d.)"
-        for block in self.blocks: x = block(x, turn=turn, table=table)
+        for block in self.blocks: x = block(x, turn=turn, slopes=slopes)
         return x
 
     def new_cache(self, batch_size, max_rollback=0, dtype=None, device=None)->list:

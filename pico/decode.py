@@ -83,8 +83,7 @@ class QuickStack:
         self.H, self.G, *_ = att.heads
         self.K, self.window, self.rotary = att.width, att.window, att.rotary
         self.eps, back = float(np.finfo(dtype).eps), torch.arange(self.window + 1)[None]
-        slopes = att.slopes if stack.relative is None else stack.table()
-        self.table = to_numpy(distance_bias(slopes.to(torch.float64), back))[:,0].astype(dtype)     # (H, W+1)
+        self.table = to_numpy(distance_bias(stack.slopes().to(torch.float64), back))[:,0].astype(dtype)     # (H, W+1)
         self.far = self.table.min() < -20                         # some scores are so low that they count for nothing
         self.known = {}                                           # what distance adds, where it is always the same
         shape = len(self.blocks), 2, self.G, self.K

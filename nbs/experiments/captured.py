@@ -20,7 +20,7 @@ class FixedStack:
         att = self.blocks[0].att
         if att.rotary: raise ValueError('rotary positions cannot be captured here: take a model with ALiBi')
         (self.H, self.G), self.window = att.heads, att.window
-        self.slopes = att.slopes if stack.relative is None else stack.table().detach()
+        self.slopes = stack.slopes().detach()
         self.R, device = att.window + T, self.slopes.device
         # (rows, 2G, R + 1, K) of each block; the last slot takes in what nobody will look at
         self.rings = [self.slopes.new_zeros(rows, 2*self.G, self.R + 1, att.width) for _ in self.blocks]

@@ -1,4 +1,4 @@
-"""How fast does it write? Plain, by the clock ('auto', the default of `generate`) and always guessing, taking turns.
+"""How fast does it write? Plain, by the clock ('auto', the default of `generate`) and always drafting, taking turns.
 
     python nbs/experiments/pace.py stories=DIR xs=DIR --prompt "stories=Once upon a time"
     python nbs/experiments/pace.py python=DIR --prompt_file python=FILE      # the prompt is what stands in FILE
