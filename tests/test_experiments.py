@@ -42,6 +42,7 @@ def twice(main, args, out, capsys, *, kept=True):
 @pytest.mark.parametrize('script, args, names', [
     ('attention_costs', [], ['cpu']),
     ('averages', [], ['stories-wsd-0']),
+    ('memory', [], ['1 fact, filler 0, width 96, seed 0, 0.3 s']),
     ('choices', ['--only', 'nano', 'one head'], ['stories-nano-0-0.2', 'stories-one-head-0-0.2']),
     ('tokens', ['--models', 'pico', 'bytes'], ['final-stories-bytes-0-0.5', 'final-stories-pico-0-0.5']),
     ('tokens', ['choose', '--models', 'bytes at 0.004'], ['choose-stories-bytes-at-0.004-0-0.5']),
@@ -325,7 +326,7 @@ def test_a_text_has_a_name_that_everybody_knows(common, tmp_path):
 
 def test_results_are_a_few_files_of_lines():
     files = [f for f in FILES if f.suffix != '.lock']
-    assert {f.suffix for f in files} == {'.jsonl'} and len(files) <= 16      # one for each experiment
+    assert {f.suffix for f in files} == {'.jsonl'} and len(files) <= 20      # one for each experiment
     assert not (ROOT/'nbs'/'results').exists()
 
 @pytest.mark.parametrize('file', [f for f in FILES if f.suffix == '.jsonl'], ids=lambda f: f.stem)
