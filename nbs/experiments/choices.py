@@ -83,7 +83,6 @@ CHOICES = [
     # how its training ends
     Choice('nano now, down to a tenth', NOW, dict(average=.97)),
     Choice('nano now, wsd', NOW, END | dict(schedule='wsd')),
-    Choice('nano now, average 0.99', NOW, END | dict(average=.99)),
     Choice('nano now, rotary', NOW | dict(positions='rope'), END),
     Choice('nano now, 1 and 3 blocks', NOW | dict(fb_num_blocks=1, latent_num_blocks=3), END),
     Choice('nano now, windows of 8', NOW | dict(fb_att_window_size=8), END),
