@@ -51,7 +51,8 @@ export: $(VENV)/.ok
 	$(BIN)/python -c "from pico.show import export_parts; export_parts()"
 
 refresh: export
-	$(ONE) $(BIN)/jupyter nbconvert --to notebook --execute --inplace --coalesce-streams nbs/$(NB).ipynb
+	$(ONE) $(BIN)/jupyter nbconvert --to notebook --execute --inplace nbs/$(NB).ipynb
+	$(BIN)/jupyter nbconvert --to notebook --inplace --coalesce-streams nbs/$(NB).ipynb
 	$(BIN)/python tests/nbdev_command.py clean
 
 book: refresh
