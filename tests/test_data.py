@@ -556,7 +556,7 @@ def test_a_data_set_on_the_hub(monkeypatch):
     assert hub.asked == [('owner/stories', None, True)]
     missing = RepositoryNotFoundError.__new__(RepositoryNotFoundError)      # as raised for an answer of 404
     Hub(monkeypatch, missing, splits)
-    fails('owner/stories', 'no data set on the Hugging Face Hub')
+    fails('owner/stories', 'nor a data set on the Hugging Face Hub')
     def asks(): raise ValueError("Config name is missing.\nPlease pick one among the available configs: ['en', 'de']")
     Hub(monkeypatch, True, asks)
     fails('owner/stories', 'owner/stories cannot be loaded (Config name is missing.')
