@@ -123,6 +123,7 @@ class Attention(nn.Module):
         plan:Plan=None,     # of this step, for all blocks of a stack; None = the cache makes one
         turn:tuple=None,    # of this step; None = made here where it is needed
         slopes:Tensor=None, # (H,) or (H, W+1) what distances add, that of the stack; None = the layer's own
+        documents:Tensor=None, # (B, T) which document each byte belongs to, without a cache; None = all are one
     )->Tensor:              # (B, T, D)
         "Let each byte look back."
         (B, T, _), (H, G) = x.shape, self.heads
@@ -132,9 +133,7 @@ class Attention(nn.Module):
         if turn is None: turn = self.turn(x, cache)
         if turn is not None: qkv = torch.cat([rotate(qkv[:,:H+G], turn), qkv[:,H+G:]], 1)
         q, kv = qkv.split((H, 2*G), 1)                            # (B, H, T, K), (B, 2G, T, K)
-        if cache is None:
-            k, v = kv.split(G, 1)
-            out = attention(q, k, v, self.window, slopes)
+        if cache is None: out = attention(q, *kv.split(G, 1), self.window, slopes, documents=documents)
         else: out = cache.attend(q, kv, slopes, plan=plan)
         return F.linear(out.transpose(1, 2).reshape(B, T, H * self.width), self.proj.weight)
 
@@ -162,9 +161,10 @@ class Block(nn.Module):
         plan:Plan=None,     # of this step; None = the cache makes one
         turn:tuple=None,    # of this step; None = made where it is needed
         slopes:Tensor=None, # (H,) or (H, W+1) what distances add, that of the stack; None = the layer's own
+        documents:Tensor=None, # (B, T) which document each byte belongs to, without a cache; None = all are one
     )->Tensor:              # (B, T, D)
         "One block."
-        x = x + self.att(self.norm1(x), cache, plan, turn, slopes)
+        x = x + self.att(self.norm1(x), cache, plan, turn, slopes, documents)
         return x + self.glu(self.norm2(x))
 
 # %% ../nbs/04_block.ipynb #2d65a889
@@ -192,11 +192,12 @@ class Stack(nn.Module):
         x:Tensor,            # (B, T, D)
         cache:list=None,     # one KVCache per block, updated in place
         lengths:Tensor=None, # (B,) real bytes per row, with a cache
+        documents:Tensor=None, # (B, T) which document each byte belongs to, without a cache; None = all are one
     )->Tensor:               # (B, T, D)
         "All blocks in order."
         if not len(self.blocks): return x
         slopes, turn = self.slopes(), self.blocks[0].att.turn(x, cache[0] if cache else None)
-        if not cache: return self.whole(x, turn, slopes)
+        if not cache: return self.whole(x, turn, slopes, documents)
         plan = cache[0].plan(x.shape[1], slopes, x.dtype, lengths)
         for block, c in zip(self.blocks, cache, strict=True): x = block(x, c, plan, turn, slopes)
         return x
@@ -205,9 +206,10 @@ class Stack(nn.Module):
         x:Tensor,           # (B, T, D) a text from its beginning
         turn:tuple=None,    # see `Attention`
         slopes:Tensor=None, # the same
+        documents:Tensor=None, # the same
     )->Tensor:              # (B, T, D)
         "All blocks in order without a cache, as in training. (What `torch.compile` is given in chapter 10d.)"
-        for block in self.blocks: x = block(x, turn=turn, slopes=slopes)
+        for block in self.blocks: x = block(x, turn=turn, slopes=slopes, documents=documents)
         return x
 
     def new_cache(self, batch_size, max_rollback=0, dtype=None, device=None)->list:

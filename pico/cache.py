@@ -220,3 +220,14 @@ def rollback(self:KVCache,
         raise ValueError(f"rollback of {self.column(n).tolist()} bytes: at most {self.column(self.spare).tolist()} "
                          f"can be taken back (max_rollback={self.ring.max_rollback})")
     self.seen, self.spare = self.seen - n, self.spare - n
+
+# %% ../nbs/03a_cache.ipynb #ae7eca8b
+@patch
+def restart(self:KVCache,
+    rows:Tensor, # (B,) bool
+):
+    "In these rows nothing has been seen: what is held is not looked at again, and cannot be taken back."
+    if not bool(rows.any()): return
+    left:tuple = (0, 0)
+    if not bool(rows.all()): left = tuple(self.column(n).masked_fill(rows, 0) for n in (self.seen, self.spare))
+    self.seen, self.spare = left

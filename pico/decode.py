@@ -8,11 +8,12 @@ __all__ = ['matrices', 'gated', 'Past', 'QuickStack', 'turned', 'rotated', 'inte
 
 # %% ../nbs/11a_decode.ipynb #94edf8f7
 from collections import deque
+from itertools import pairwise
 import numpy as np
 import torch
 from fastcore.basics import patch
 from .alibi import distance_bias, turns
-from .model import Pico
+from .model import BEGIN, Pico
 from .router import Router, normed
 from .heads import to_numpy
 
@@ -240,6 +241,7 @@ class Decoder:
         latent:bool=True,    # False switches the latent blocks off
     ):
         self.on, self.decide, self.weighs = latent, decider(model.latent.router), model.latent.router.weighs
+        self.borders = model.config.document_borders
         self.embedding, self.norm = to_numpy(model.embedding.weight), to_numpy(model.norm.weight)
         self.eps = float(np.finfo(self.norm.dtype).eps)
         stacks = model.fb_in, model.latent, model.fb_out
@@ -263,8 +265,13 @@ class Decoder:
             self.fb_out.forget(b, k)
             self.latent.forget(b, sum(self.chosen[b][-k:]))
             del self.seen[b][-k:], self.chosen[b][-k:]
-            if self.carry is None: continue
-            for _ in range(k): self.last[b].pop()
+            for _ in range(0 if self.carry is None else k): self.last[b].pop()
+
+    def restart(self, row:int):
+        "Another document begins in this row: nothing of the one before is looked at."
+        for stack in (self.fb_in, self.latent, self.fb_out):
+            if stack.blocks: stack.past[row].n = stack.past[row].seen = 0
+        self.last[row][-1] = 0.
 
 # %% ../nbs/11a_decode.ipynb #3a0fd59b
 @patch
@@ -304,9 +311,7 @@ def deepen(self:Decoder,
 
 # %% ../nbs/11a_decode.ipynb #783a2377
 @patch
-def read(self:Decoder,
-    x:list, # for each row a list of bytes, empty or not
-)->tuple:   # of all bytes, one row after the other: states (M, D), logits (M, 256), routed [M bools], weights or None
+def one_pass(self:Decoder, x:list)->tuple: # as `read`
     "One pass over the new bytes of all rows."
     counts = [len(v) for v in x]
     h = self.fb_in(self.embedding[[b for v in x for b in v]], counts)
@@ -318,6 +323,22 @@ def read(self:Decoder,
         i += len(v)
     h = normed(self.fb_out(h, counts), self.eps) * self.norm
     return h, h @ self.head + self.bias, chosen, weight
+
+# %% ../nbs/11a_decode.ipynb #818fcd11
+@patch
+def read(self:Decoder,
+    x:list, # for each row a list of bytes, empty or not
+)->tuple:   # of all bytes, one row after the other: states (M, D), logits (M, 256), routed [M bools], weights or None
+    "Read the new bytes of all rows: in one pass, or by document where one begins and the model keeps them apart."
+    anew = self.borders and any(BEGIN in v[not old:] for v, old in zip(x, self.seen, strict=True))
+    if not anew: return self.one_pass(x)
+    said = []
+    for row, v in enumerate(x):
+        for a, b in pairwise(sorted({0, len(v), *(i for i, byte in enumerate(v) if byte == BEGIN)})):
+            if v[a] == BEGIN: self.restart(row)
+            said.append(self.one_pass([v[a:b] if r == row else [] for r in range(len(x))]))
+    h, z, routed, weight = zip(*said, strict=True)
+    return np.concatenate(h), np.concatenate(z), sum(routed, []), None if weight[0] is None else np.concatenate(weight)
 
 # %% ../nbs/11a_decode.ipynb #96361bd1
 def quick(

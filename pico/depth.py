@@ -52,11 +52,16 @@ def carried(
     change:Tensor, # (B, C, D) what is added to the chosen bytes, in reading order
     chosen:Tensor, # (B, T) bool, at most C of a row
     before:Tensor, # (B, D) what was carried up to here
+    documents:Tensor=None, # (B, T) which document each byte belongs to; None = all are one
 )->Tensor:         # (B, T, D) the change of the last chosen byte up to each byte, itself included
-    "What each byte may be given of the last change before it."
+    "What each byte may be given of the last change before it, in its document."
     table = torch.cat([before[:,None], change], 1)                # (B, 1 + C, D)
     first = torch.arange(len(table), device=table.device) * table.shape[1]
-    return F.embedding(first[:,None] + chosen.cumsum(1), table.flatten(0, 1))
+    n = chosen.cumsum(1)                                          # (B, T) chosen bytes up to here
+    if documents is not None:
+        begins = F.pad(documents.diff(dim=1) != 0, (1, 0))
+        n = n * (n > torch.where(begins, n - chosen.long(), 0).cummax(1).values)        # 0 where this one has none yet
+    return F.embedding(first[:,None] + n, table.flatten(0, 1))
 
 # %% ../nbs/05a_depth.ipynb #2b72a7c8
 class MixtureOfDepths(Stack):
@@ -104,11 +109,13 @@ def through(self:MixtureOfDepths,
     x:Tensor,    # (B, T, D) residual stream
     route:Route,
     kv:list=None,# one KVCache per block, counting chosen bytes
+    documents:Tensor=None, # (B, T) which document each byte belongs to; None = all are one
 )->tuple:        # weighted changes (B, C, D), where they belong (B, C), and how many of them are real (B,)
     "Send the chosen bytes through the blocks."
     packed, positions, counts = pack(x, route.chosen, self.multiple)
     if not packed.numel(): return packed, positions, counts
-    out = Stack.forward(self, packed, kv, counts if len(x) > 1 else None)
+    of = None if documents is None else documents.gather(1, positions)
+    out = Stack.forward(self, packed, kv, counts if len(x) > 1 else None, of)
     return weighted((out - packed).to(x.dtype), positions, self.router.factor(route)), positions, counts
 
 # %% ../nbs/05a_depth.ipynb #ef07e5f4
@@ -131,16 +138,17 @@ def forward(self:MixtureOfDepths,
     cache=None,          # a `DepthCache`: continues what it holds, and is updated in place
     lengths:Tensor=None, # (B,) real bytes in each row; None = all
     train:bool=False,    # use the router's training rule (top-k)
+    documents:Tensor=None, # (B, T) which document each byte belongs to, without a cache; None = all are one
 )->tuple:                # (B, T, D) and the `Route`
     "Send the chosen bytes through the blocks and the others around them."
     if train and cache is not None:
         raise ValueError("routing='train' looks at the whole text and cannot continue a cache: use routing='causal'")
     route = self.choose(x, values, cache, lengths, train)
-    change, positions, counts = self.through(x, route, cache and cache.kv)
+    change, positions, counts = self.through(x, route, cache and cache.kv, documents)
     if self.carry is None: y, given = unpack(x, change, positions, counts), None
     else:
         before = x.new_zeros(x[:,0].shape) if cache is None else cache.last[:,-1]
-        given = carried(change, route.chosen, before)
+        given = carried(change, route.chosen, before, documents)
         y = self.hand_on(x, given, route.chosen)
     if cache is not None: cache.add(values, route.chosen, lengths, given)
     return y, route
@@ -203,6 +211,13 @@ class DepthCache:
         self.values = drop_last(self.values, n, -1)
         self.last = drop_last(self.last, n, 0.)
         self.length -= n
+
+    def restart(self,
+        rows:Tensor, # (B,) bool
+    ):
+        "In these rows another document begins: nothing is looked back at and nothing handed on."
+        for c in self.kv: c.restart(rows)
+        self.last = self.last.masked_fill(rows[:,None,None], 0.)
 
 # %% ../nbs/05a_depth.ipynb #c6f479ef
 @patch

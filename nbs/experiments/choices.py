@@ -91,6 +91,11 @@ CHOICES = [
     Choice("nano now, SpaceByte's rule", NOW | dict(router='space'), END),
     Choice('nano now, top-k', NOW | dict(router='topk', latent_carry='no'), END),
     Choice('nano now, none deep', NOW | dict(router='none'), END),
+    # whether a byte looks beyond the document it stands in
+    Choice('nano now, documents apart', NOW | dict(document_borders='yes'), END),
+    Choice('nano now, rows of 1024', NOW, END | dict(batch_size=2, context_len=1024)),
+    Choice('nano now, rows of 1024, documents apart', NOW | dict(document_borders='yes'),
+           END | dict(batch_size=2, context_len=1024)),
 ]
 NAMES = [c.name for c in CHOICES]
 
