@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
+from fastcore.basics import patch
 from .alibi import POSITIONS, alibi_slopes, rotate, turns
 from .attention import attention
 from .cache import KVCache, Plan
@@ -133,13 +134,22 @@ class Attention(nn.Module):
         if turn is None: turn = self.turn(x, cache)
         if turn is not None: qkv = torch.cat([rotate(qkv[:,:H+G], turn), qkv[:,H+G:]], 1)
         q, kv = qkv.split((H, 2*G), 1)                            # (B, H, T, K), (B, 2G, T, K)
-        if cache is None: out = attention(q, *kv.split(G, 1), self.window, slopes, documents=documents)
+        if cache is None:
+            k, v = kv.split(G, 1)
+            out = attention(q, k, v, self.window, slopes, documents=documents)
         else: out = cache.attend(q, kv, slopes, plan=plan)
         return F.linear(out.transpose(1, 2).reshape(B, T, H * self.width), self.proj.weight)
 
-    def new_cache(self, batch_size, max_rollback=0, dtype=None, device=None, ring=None)->KVCache:
-        "An empty cache for this layer; `ring` is that of another layer of the same stack."
-        return KVCache(batch_size, self.heads[1], self.width, self.window, max_rollback, dtype, device, ring)
+# %% ../nbs/04_block.ipynb #870abdec
+@patch
+def new_cache(self:Attention,
+    batch_size:int,     # rows
+    max_rollback:int=0, # how many of the last bytes can be taken back
+    dtype=None, device=None,
+    ring=None,          # that of another layer of the same stack
+)->KVCache:
+    "An empty cache for this layer."
+    return KVCache(batch_size, self.heads[1], self.width, self.window, max_rollback, dtype, device, ring)
 
 # %% ../nbs/04_block.ipynb #2f79c143
 class Block(nn.Module):
@@ -214,8 +224,7 @@ class Stack(nn.Module):
 
     def new_cache(self, batch_size, max_rollback=0, dtype=None, device=None)->list:
         "An empty cache for each block; they share a ring, and can be rolled back one by one."
-        caches = []
+        caches:list = []
         for b in self.blocks:
-            ring = caches[0].ring if caches else None
-            caches.append(b.att.new_cache(batch_size, max_rollback, dtype, device, ring))
+            caches.append(b.att.new_cache(batch_size, max_rollback, dtype, device, caches[0].ring if caches else None))
         return caches
