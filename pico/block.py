@@ -214,9 +214,7 @@ class Stack(nn.Module):
 
     def whole(self,
         x:Tensor,           # (B, T, D) a text from its beginning
-        turn:tuple=None,    # see `Attention`
-        slopes:Tensor=None, # the same
-        documents:Tensor=None, # the same
+        turn:tuple=None, slopes:Tensor=None, documents:Tensor=None, # see `Attention`
     )->Tensor:              # (B, T, D)
         "All blocks in order without a cache, as in training. (What `torch.compile` is given in chapter 10d.)"
         for block in self.blocks: x = block(x, turn=turn, slopes=slopes, documents=documents)
