@@ -38,6 +38,8 @@ class PicoConfig(Settings):
     router:str = setting('topk', choices=ROUTERS)          # a name in `pico.router.ROUTERS`; one of your own counts too
     positions:str = setting('alibi', choices=POSITIONS)    # how attention knows where bytes are, one of `POSITIONS`
     latent_carry:bool = setting(False)                     # give the bytes after a routed one a share of its change
+    latent_summary:bool = setting(False)                   # a routed byte brings a summary of its word
+    latent_shift:bool = setting(False)                     # latent values stand beside the key of the byte before
     marks:str = setting('bytes', choices=MARKS)            # how documents are marked, a name in `pico.data.MARKS`
     heads:str = setting('linear', choices=HEADS)           # how byte heads 2 to N are built, a name in `HEADS`
     heads_every:int = setting(1, least=1, below=2**31)     # they learn from every so many-th byte
@@ -163,7 +165,8 @@ class Pico(nn.Module, Files):
         far = 'alibi' if c.positions == 'relative' else c.positions             # latent windows are long
         self.fb_in       = Stack(c.fb_num_blocks, *heads, c.fb_att_window_size, c.positions)
         self.latent      = MixtureOfDepths(c.latent_num_blocks, *heads, c.latent_att_window_size, c.router,
-                                           c.latent_capacity_factor, c.latent_carry, far)
+                                           c.latent_capacity_factor, c.latent_carry, far, c.latent_shift,
+                                           c.latent_summary)
         self.fb_out      = Stack(c.fb_num_blocks, *heads, c.fb_att_window_size, c.positions)
         self.norm        = RMSNorm(c.dim)
         self.unembedding = HEADS[c.heads](c.dim, c.next_tokens, c.heads_every)

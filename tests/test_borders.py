@@ -17,7 +17,7 @@ from pico.router import ROUTERS
 from pico.train import TrainConfig, train
 
 SHAPE = dict(dim=24, fb_num_blocks=1, latent_num_blocks=2, next_tokens=3, fb_att_window_size=5,
-             latent_att_window_size=9, document_borders=True)
+             latent_att_window_size=9, document_borders=True, latent_summary=True, latent_shift=True)
 
 def model_of(**changes):
     torch.manual_seed(0)
