@@ -75,7 +75,7 @@ function gated(u, y) {                               // values times silu of the
 
 class Past {                                         // keys and values of a stack's blocks, in rings
   constructor(blocks, G, K, window, max_rollback) {
-    this.slots = window + 1 + max_rollback
+    this.slots = window + 2 + max_rollback           // a key may stand one further on than its value
     this.size = G * this.slots * K                   // of the keys of a block, or of its values
     this.kv = new Float32Array(blocks * 2 * this.size)
     this.seen = 0
@@ -90,6 +90,7 @@ class Stack {                                        // the blocks of a stack: w
     Object.assign(this, { D, window, H: config.att_q_heads, G: config.att_kv_heads })
     this.K = Math.floor(D / this.H)
     this.rotary = config.positions === 'rope'
+    this.shift = at === 'latent' && config.latent_shift        // do values stand beside the key of the byte before?
     const linear = config.positions === 'alibi' || config.positions === 'relative'
     const slope = h => linear ? Math.fround(2 ** (-8 * (h + 1) / this.H)) : 0
     const learned = w[at + '.relative']                // what each distance adds to a score, beside that of ALiBi
@@ -117,9 +118,9 @@ Stack.prototype.rotate = function (x, count, position) {      // turn the planes
 }
 
 Stack.prototype.keep = function (b, past) {          // note the new keys and values
-  const { H, G, K } = this, slot = (past.seen - 1) % past.slots
+  const { H, G, K } = this
   for (let g = 0; g < 2 * G; g++) {                  // G heads of keys, then G of values
-    const from = (H + g) * K
+    const from = (H + g) * K, slot = (past.seen - 1 + (this.shift && g < G)) % past.slots
     past.kv.set(this.room.qkv.subarray(from, from + K), 2 * b * past.size + (g * past.slots + slot) * K)
   }
 }
@@ -225,6 +226,7 @@ class Pico {                                         // a model: weights, and no
     this.bias = w['unembedding.bias'].subarray(0, 256)
     this.carry = w['latent.carry'] || null
     this.gate = w['latent.gate'] || null
+    this.taps = w['latent.summary.taps'] || null
   }
 }
 
@@ -234,8 +236,8 @@ class Decoder {                                      // reads a text byte by byt
     this.weighs = WEIGHS.includes(router)
     for (const s of ['fb_in', 'latent', 'fb_out']) this[s] = model[s].past(max_rollback)
     this.seen = 0                                    // bytes read
-    this.values = new Int16Array(max_rollback + 1).fill(-1)    // the last of them, in a ring, …
-    this.chosen = new Uint8Array(max_rollback + 1)   // … which were routed, …
+    this.values = new Int16Array(max_rollback + 8).fill(-1)    // the last of them, in a ring, …
+    this.chosen = new Uint8Array(max_rollback + 8)   // … which were routed, …
     this.last = new Float32Array((max_rollback + 1) * model.D) // … and what each hands on
     this.h = new Float32Array(model.D)
     this.logits = new Float32Array(256)
@@ -250,6 +252,20 @@ class Decoder {                                      // reads a text byte by byt
       this.latent.forget(this.chosen[this.seen % this.chosen.length])
     }
   }
+}
+
+Decoder.prototype.summary = function (value) {       // what a routed byte tells of its word, (D,)
+  const { D, taps, weights } = this.model, slots = this.values.length, out = new Float32Array(D)
+  const embedding = weights['latent.summary.embedding.weight'], weight = weights['latent.summary.norm.weight']
+  for (let j = 0; j < taps.length / D && j <= this.seen; j++) {
+    const slot = (this.seen - j) % slots
+    if (j > 0 && this.chosen[slot]) break
+    const from = (j > 0 ? this.values[slot] : value) * D
+    for (let i = 0; i < D; i++) out[i] += taps[j*D+i] * embedding[from+i]
+  }
+  normed(out, out)
+  for (let i = 0; i < D; i++) out[i] *= weight[i]
+  return out
 }
 
 Decoder.prototype.hand_on = function (h, before, chosen) {     // give an unchosen byte its share of the last change
@@ -269,7 +285,10 @@ Decoder.prototype.deepen = function (h, value, look) {         // the latent blo
   const route = this.decide(h, value, before, this.seen)
   const some = h.slice()
   if (route.chosen) {
+    const brought = model.taps ? this.summary(value) : null
+    if (brought) add(h, brought)
     model.latent.forward(h, this.latent, look)
+    if (brought) for (let i = 0; i < h.length; i++) h[i] -= brought[i]
     if (this.weighs) for (let i = 0; i < h.length; i++) h[i] = some[i] + route.weight * (h[i] - some[i])
   }
   if (model.carry) this.hand_on(h, some, route.chosen)
