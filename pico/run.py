@@ -48,6 +48,8 @@ class TrainConfig(Settings):
     max_minutes:float | None = setting(None, least=0)    # stop after so many minutes; the schedule finishes on time
     grad_accumulation_steps:int = setting(1, least=1)    # micro-steps added up before each optimizer step
     clip:float = setting(1., least=0)                    # largest norm of the gradient; 0 = no limit
+    # in this first part of the run the rows are `repeated` (chapter 01a): stretches of text stand twice
+    repeats:float = setting(0., least=0, most=1, why=', a fraction of the run')
     # how slowly a running average of the weights forgets, below 1; it becomes the model; 0 = none
     average:float = setting(0., least=0, below=1, why=' (0 for none, or such as 0.97)')
     validation_interval:int = setting(100, least=0)      # optimizer steps between validations; 0 = only at the end

@@ -12,10 +12,13 @@ import math
 import time
 from pathlib import Path
 from typing import NamedTuple
+import numpy as np
 import torch
 from torch import nn
+from fastcore.basics import patch
 from .core import InputError, moved, pick_device
 from .data import RULE, Corpus
+from .batches import repeated, rows_of
 from .streaming import as_source
 from .model import Pico, PicoConfig, trained_model
 from .evaluate import bits_per_byte
@@ -75,6 +78,7 @@ def make_optimizer(
     if settings.optimizer == 'adamw':
         return torch.optim.AdamW([decayed(matrices), vectors], lr=settings.learning_rate, betas=(.9, .95), fused=True)
     ends = {model.embedding.weight, *model.unembedding.parameters()}
+    if model.latent.summary is not None: ends.add(model.latent.summary.embedding.weight)
     groups = [decayed([p for p in matrices if p not in ends]), vectors,
               decayed([p for p in matrices if p in ends], rows=False, max_precond_dim=model.config.dim)]
     rank, size = world()
@@ -144,6 +148,17 @@ def validate(
     if to_save and m['validation_bpb'] < run.best[0]: run.best = m['validation_bpb'], run.step
     say(f"step {run.step}: {m['validation_bpb']:.3f} bits per byte on held-out text")
 
+# %% ../nbs/11_train.ipynb #73b6b897
+@patch
+def drawn(self:Run,
+    repeat:bool, # shall stretches of text stand twice?
+)->list:         # of (x, y), this process's rows of each micro-step
+    "The batches of the next step."
+    s, batches = self.settings, self.source.batches()
+    if not repeat: return batches
+    def rows(i): return (self.step*len(batches) + i) * s.batch_size + np.array(rows_of(s.batch_size, *world()))
+    return [repeated(x, y, rows(i), s.seed) for i, (x, y) in enumerate(batches)]
+
 # %% ../nbs/11_train.ipynb #49e1f2f9
 def loop(run:Run, budget:Budget, recorder:Recorder, held:Corpus | None, stop:Stop, show:Progress, cast=None)->Decision:
     "Optimizer steps until the budget is spent, a signal arrives or the text fails."
@@ -160,7 +175,7 @@ def loop(run:Run, budget:Budget, recorder:Recorder, held:Corpus | None, stop:Sto
             if now.ending: break
             factor = lr_factor(run.step, now.fraction_done, s.warmup_steps, s.schedule, s.min_lr_ratio)
             lr = s.learning_rate * factor
-            batches = [(x.to(device), y.to(device)) for x, y in run.source.batches()]
+            batches = [(x.to(device), y.to(device)) for x, y in run.drawn(now.fraction_done < s.repeats)]
             told = optimizer_step(run, batches, lr, cast, loss)
             budget.keep_time()
             m = metrics(run, told, now.fraction_done, lr, since)
