@@ -74,8 +74,9 @@ function gated(u, y) {                               // values times silu of the
 }
 
 class Past {                                         // keys and values of a stack's blocks, in rings
-  constructor(blocks, G, K, window, max_rollback) {
-    this.slots = window + 2 + max_rollback           // a key may stand one further on than its value
+  constructor(blocks, G, K, window, max_rollback, shift) {
+    this.slots = window + 1 + max_rollback
+    if (shift) this.slots += 1                       // the last key stands one further on than its value
     this.size = G * this.slots * K                   // of the keys of a block, or of its values
     this.kv = new Float32Array(blocks * 2 * this.size)
     this.seen = 0
@@ -103,7 +104,7 @@ class Stack {                                        // the blocks of a stack: w
       scores: new Float64Array(window + 1) }         // where intermediate results stand, used again for every byte
   }
 
-  past(max_rollback) { return new Past(this.blocks.length, this.G, this.K, this.window, max_rollback) }
+  past(max_rollback) { return new Past(this.blocks.length, this.G, this.K, this.window, max_rollback, this.shift) }
 }
 
 Stack.prototype.rotate = function (x, count, position) {      // turn the planes of `count` heads
