@@ -34,7 +34,7 @@ class ChunkRouter(Router):
 
 class Dechunking(MixtureOfDepths):
     "The changes of chunks, smoothed and handed to all of their bytes."
-    def forward(self, x, values, cache=None, lengths=None, train=False):
+    def forward(self, x, values, cache=None, lengths=None, train=False, documents=None):
         route = self.choose(x, values, cache, lengths, train)
         packed, positions, counts = pack(x, route.chosen)
         change = Stack.forward(self, packed) - packed             # (B, C, D)

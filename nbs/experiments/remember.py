@@ -61,27 +61,23 @@ class Summed(MixtureOfDepths):
         self.taps, self.norm, self.share = nn.Parameter(torch.randn(TAPS, D)), RMSNorm(D), nn.Parameter(torch.ones(D))
         self.embedded = [embedding]                               # in a list: its weights are the model's
 
-    def forward(self, x, values, *rest, **kw):
-        self.values = values
-        return super().forward(x, values, *rest, **kw)
-
-    def summary(self, chosen, positions): # (B, C, D)
+    def summary_of(self, values, chosen, positions): # (B, C, D)
         "Sums of the bytes since the last routed one."
         back = torch.arange(TAPS)
         at = positions[...,None] - back                           # (B, C, TAPS)
         word = chosen.cumsum(1) - chosen.long()                   # the routed byte is the last of its word
         flat = at.clamp(min=0).flatten(1)
         same = (word.gather(1, flat).view(at.shape) == word.gather(1, positions)[...,None]) & (at >= 0)
-        index = torch.where(same, self.values.gather(1, flat).view(at.shape) + 256*back, 256*TAPS)
+        index = torch.where(same, values.gather(1, flat).view(at.shape) + 256*back, 256*TAPS)
         table = (self.taps[:,None] * self.embedded[0].weight).flatten(0, 1)
         table = torch.cat([table, table.new_zeros(1, table.shape[1])])
         sums = F.embedding_bag(index.flatten(0, 1), table, mode='sum', padding_idx=256*TAPS)
         return sums.view(*positions.shape, -1)
 
-    def through(self, x, route, kv=None, documents=None):
+    def through(self, x, values, route, cache=None, documents=None):
         packed, positions, counts = pack(x, route.chosen, self.multiple)
         if not packed.numel(): return packed, positions, counts
-        packed = packed + self.share * self.norm(self.summary(route.chosen, positions))
+        packed = packed + self.share * self.norm(self.summary_of(values, route.chosen, positions))
         out = Stack.forward(self, packed)
         return weighted((out - packed).to(x.dtype), positions, self.router.factor(route)), positions, counts
 
