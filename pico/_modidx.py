@@ -30,6 +30,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'pico.attention.attention_dense': ('attention.html#attention_dense', 'pico/attention.py'),
                                 'pico.attention.attention_flex': ('attention.html#attention_flex', 'pico/attention.py'),
                                 'pico.attention.attention_fused': ('attention.html#attention_fused', 'pico/attention.py'),
+                                'pico.attention.beginnings': ('attention.html#beginnings', 'pico/attention.py'),
                                 'pico.attention.check_arguments': ('attention.html#check_arguments', 'pico/attention.py'),
                                 'pico.attention.flex_blocks': ('attention.html#flex_blocks', 'pico/attention.py'),
                                 'pico.attention.flex_compiled': ('attention.html#flex_compiled', 'pico/attention.py'),

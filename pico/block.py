@@ -14,7 +14,7 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 from fastcore.basics import patch
 from .alibi import POSITIONS, alibi_slopes, rotate, turns
-from .attention import attention
+from .attention import attention, beginnings
 from .cache import KVCache, Plan, ShiftedKVCache
 
 # %% ../nbs/04_block.ipynb #16ba4228
@@ -101,7 +101,7 @@ def shifted(
     "The key of the byte before, zeros where a document begins."
     k = F.pad(k[:,:,:-1], (0, 0, 1, 0))
     if documents is None: return k
-    return k.masked_fill(F.pad(documents.diff(dim=1) != 0, (1, 0))[:,None,:,None], 0.)
+    return k.masked_fill(beginnings(documents)[:,None,:,None], 0.)
 
 # %% ../nbs/04_block.ipynb #a78e4daa
 @torch.no_grad()

@@ -227,7 +227,6 @@ def restart(self:KVCache,
     rows:Tensor, # (B,) bool
 ):
     "In these rows nothing has been seen: what is held is not looked at again, and cannot be taken back."
-    if not bool(rows.any()): return
     left:tuple = (0, 0)
     if not bool(rows.all()): left = tuple(self.column(n).masked_fill(rows, 0) for n in (self.seen, self.spare))
     self.seen, self.spare = left

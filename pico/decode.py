@@ -227,7 +227,7 @@ class Decoder:
         latent:bool=True,    # False switches the latent blocks off
     ):
         self.on, self.decide, self.weighs = latent, decider(model.latent.router), model.latent.router.weighs
-        self.borders = model.config.document_borders
+        self.borders, self.memory = model.config.document_borders, model.latent.memory
         self.embedding, self.norm = to_numpy(model.embedding.weight), to_numpy(model.norm.weight)
         self.eps = float(np.finfo(self.norm.dtype).eps)
         stacks = model.fb_in, model.latent, model.fb_out
@@ -266,8 +266,8 @@ def summaries(self:Decoder, x:list, chosen:list)->np.ndarray: # as in `deepen`; 
     "What the chosen bytes tell of their words (chapter 05a)."
     out, flags = [], iter(chosen)
     for v, old, was in zip(x, self.seen, self.chosen, strict=True):
-        n, values = min(len(old), 8), old[-8:] + v
-        words = was[-8:] + [next(flags) for _ in v]
+        n, values = min(len(old), self.memory), old[-self.memory:] + v
+        words = was[-self.memory:] + [next(flags) for _ in v]
         out += [self.summary(values[:t+1], words[:t]) for t in range(n, len(values)) if words[t]]
     return np.stack(out)
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 from fastcore.basics import patch
+from .attention import beginnings
 from .block import RMSNorm, Stack, rms
 from .cache import drop_last, keep_last
 from .router import ROUTERS, Route
@@ -61,8 +62,8 @@ def carried(
     first = torch.arange(len(table), device=table.device) * table.shape[1]
     n = chosen.cumsum(1)                                          # (B, T) chosen bytes up to here
     if documents is not None:
-        begins = F.pad(documents.diff(dim=1) != 0, (1, 0))
-        n = n * (n > torch.where(begins, n - chosen.long(), 0).cummax(1).values)        # 0 where this one has none yet
+        before_it = torch.where(beginnings(documents), n - chosen.long(), 0).cummax(1).values
+        n = n * (n > before_it)                                   # 0 where this document has none yet
     return F.embedding(first[:,None] + n, table.flatten(0, 1))
 
 # %% ../nbs/05a_depth.ipynb #fe9393e7
@@ -177,9 +178,8 @@ def with_before(self:MixtureOfDepths,
     "What a summary is made of: a word may have begun in an earlier call."
     if cache is None: return values, chosen, positions
     M = self.memory
-    old = (kept[:, kept.shape[1]-M:] for kept in (cache.values, cache.recent))
-    before, was = old
-    return torch.cat([before, values], 1), torch.cat([was, chosen], 1), positions + M
+    def joined(old, new): return torch.cat([old[:, old.shape[1]-M:], new], 1)
+    return joined(cache.values, values), joined(cache.recent, chosen), positions + M
 
 # %% ../nbs/05a_depth.ipynb #dd13fe2e
 @patch

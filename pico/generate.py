@@ -108,7 +108,7 @@ class Drafting:
         self.model, self.rows, self.plan = model, rows, plan
         self.most = plan.most                     # 0 = plain writing
         # where documents are kept apart, their beginnings cannot be taken back
-        self.last = BEGIN if getattr(getattr(model, 'config', None), 'document_borders', False) else None
+        self.border = BEGIN if getattr(getattr(model, 'config', None), 'document_borders', False) else None
         self.pace = plan.pace or Always()
         if self.pace.clock is None: self.pace.clock = clock_for(model)
         self.heads:Chain | Slices | None = None   # the heads' drafter
@@ -162,8 +162,8 @@ def draft(self:Drafting,
     if way in ('copies', 'both'):
         for r, copied in found: r.pending += copied
     if way in ('heads', 'both'): self.ask_heads(h)
-    for r in self.rows:
-        if self.last in r.pending[1:]: del r.pending[r.pending.index(self.last, 1):]
+    for r in self.rows if self.border is not None else ():
+        if self.border in r.pending[1:]: del r.pending[r.pending.index(self.border, 1):]
 
 @patch
 def note(self:Drafting,

@@ -147,6 +147,7 @@ class Cache:
         rows:Tensor, # (B,) bool
     ):
         "In these rows another document begins: nothing of the one before is looked at."
+        if not bool(rows.any()): return
         for c in self.fb_in + self.fb_out: c.restart(rows)
         self.latent.restart(rows)
 

@@ -40,7 +40,7 @@ def test_each_document_as_if_alone(texts, positions, carry):
         alone = [model(torch.tensor([marked(t)])).logits for t in texts]
     torch.testing.assert_close(together, torch.cat(alone, 1))
 
-@pytest.mark.parametrize('router', [r for r in ROUTERS if r not in ('space', 'whitespace', 'tuned', 'words')])
+@pytest.mark.parametrize('router', ROUTERS)
 @given(rows=st.lists(texts, min_size=2, max_size=3), data=st.data())
 @settings(deadline=None, derandomize=True, max_examples=10)
 def test_pieces_of_ragged_rows(rows, data, router):

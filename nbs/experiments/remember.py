@@ -4,121 +4,52 @@
     python nbs/experiments/remember.py --only 'all three' --seeds 1 2
     python nbs/experiments/remember.py --data DIR --corpora english russian      # what it costs or brings elsewhere
 
-Three things are tried, alone and together. A **summary**: what goes into the latent blocks at a routed byte is its
-state and a sum over the bytes since the last routed one, at most TAPS of them, of their embeddings times weights that
-are learned for each distance. So a word can be told from another before anything is learned. **Shifted** keys: in the
-latent blocks a routed byte is found by what the routed byte before it was, so that what is found is what came next.
-**Repeats**: in the first REPEATING of a run, parts of every row of training text are replaced by the part before them,
-so that looking for what stood there before pays at every word.
+Three things are tried, alone and together: the **summary** of the word at a routed byte (chapter 05a; its embedding is
+the model's), **shifted** keys (chapter 04), and **repeats** in the first REPEATING of a run (chapter 01a). In the
+library, shifted latent blocks begin with queries that are their keys, and see far. Here they do so only where the name
+says it: `queries like keys`, `far sight`, or `both`.
 
 A line is one model of the shape of `nano` with one byte head. Its curve says, by the clock of one thread, the bits per
 byte of new stories, how many bits a word costs that was told at least FAR bytes before, how often it is the likeliest
 of the words of its kind in the story (`chance` where nothing is remembered), and what the second half of a text costs
-that is the first once more. All of that is measured in one pass over each story, without a cache.
+that is the first once more. All of that is measured in passes over whole stories, without a cache.
 """
 import math
 import time
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from common import NANO, NANO_TRAINING, before_last, config, follow, parse, parser, part, source, stamp, text
 from common import train_step
-from torch import nn
 
-from pico.attention import attention
-from pico.batches import batch
-from pico.block import Attention, RMSNorm, Stack
-from pico.depth import MixtureOfDepths, pack, weighted
+from pico.batches import batch, repeated
 from pico.model import Pico
 from pico.stories import story
 from pico.train import TrainConfig, lr_factor, make_optimizer
 
-SECONDS, LOOK, FAR, TAPS, REPEATING = 600, 60, 200, 8, .3
+SECONDS, LOOK, FAR, REPEATING = 600, 60, 200, .3
 TRIES = { # summary, shifted keys, share of the run with repeats
-    'nano': (False, False, 0), 'summary': (True, False, 0), 'shifted': (False, True, 0), 'repeats': (False, False, .3),
-    'summary, shifted': (True, True, 0), 'summary, repeats': (True, False, .3), 'shifted, repeats': (False, True, .3),
-    'all three': (True, True, .3), 'all three, repeats to the end': (True, True, 1),
-    'all three, queries like keys': (True, True, .3), 'all three, far sight': (True, True, .3),
-    'all three, both': (True, True, .3),
+    'nano': (False, False, 0), 'summary': (True, False, 0), 'shifted': (False, True, 0),
+    'repeats': (False, False, REPEATING), 'summary, shifted': (True, True, 0),
+    'summary, repeats': (True, False, REPEATING), 'shifted, repeats': (False, True, REPEATING),
+    'all three': (True, True, REPEATING), 'all three, repeats to the end': (True, True, 1),
+    'all three, queries like keys': (True, True, REPEATING), 'all three, far sight': (True, True, REPEATING),
+    'all three, both': (True, True, REPEATING),
 }
 
 # --- the model
 
-class Shifted(Attention):
-    "Attention whose keys are those of the byte before; what stands there is still the byte's own value."
-    def forward(self, x, cache=None, plan=None, turn=None, slopes=None, documents=None):
-        (B, T, _), (H, G) = x.shape, self.heads
-        qkv = F.linear(x, self.fused_qkv.weight).view(B, T, H + 2*G, self.width).transpose(1, 2)
-        q, k, v = qkv.split((H, G, G), 1)
-        out = attention(q, F.pad(k[:,:,:-1], (0, 0, 1, 0)), v, self.window, slopes)
-        return F.linear(out.transpose(1, 2).reshape(B, T, H * self.width), self.proj.weight)
-
-class Summed(MixtureOfDepths):
-    "The latent stack, with a summary of the bytes since the last routed one. Reads whole texts only."
-    def begin(self, embedding):
-        D = embedding.weight.shape[1]
-        self.taps, self.norm, self.share = nn.Parameter(torch.randn(TAPS, D)), RMSNorm(D), nn.Parameter(torch.ones(D))
-        self.embedded = [embedding]                               # in a list: its weights are the model's
-
-    def summary_of(self, values, chosen, positions): # (B, C, D)
-        "Sums of the bytes since the last routed one."
-        back = torch.arange(TAPS)
-        at = positions[...,None] - back                           # (B, C, TAPS)
-        word = chosen.cumsum(1) - chosen.long()                   # the routed byte is the last of its word
-        flat = at.clamp(min=0).flatten(1)
-        same = (word.gather(1, flat).view(at.shape) == word.gather(1, positions)[...,None]) & (at >= 0)
-        index = torch.where(same, values.gather(1, flat).view(at.shape) + 256*back, 256*TAPS)
-        table = (self.taps[:,None] * self.embedded[0].weight).flatten(0, 1)
-        table = torch.cat([table, table.new_zeros(1, table.shape[1])])
-        sums = F.embedding_bag(index.flatten(0, 1), table, mode='sum', padding_idx=256*TAPS)
-        return sums.view(*positions.shape, -1)
-
-    def through(self, x, values, route, cache=None, documents=None):
-        packed, positions, counts = pack(x, route.chosen, self.multiple)
-        if not packed.numel(): return packed, positions, counts
-        packed = packed + self.share * self.norm(self.summary_of(values, route.chosen, positions))
-        out = Stack.forward(self, packed)
-        return weighted((out - packed).to(x.dtype), positions, self.router.factor(route)), positions, counts
-
 def model_of(name, width, seed):
     "An untrained model of one of TRIES."
     torch.manual_seed(seed)
-    heads = width // 16
-    model = Pico(config('nano', **NANO | dict(dim=width, att_q_heads=heads, att_kv_heads=heads//3, next_tokens=1)))
-    summary, shifted, _ = TRIES[name]
-    if summary:
-        model.latent.__class__ = Summed
-        model.latent.begin(model.embedding)
-    for block in model.latent.blocks:
-        if shifted: block.att.__class__ = Shifted
-        if name.endswith(('far sight', 'both')): block.att.slopes.mul_(.05)
-        if name.endswith(('queries like keys', 'both')): like_keys(block.att)
+    heads, (summary, shifted, _) = width // 16, TRIES[name]
+    changes = dict(dim=width, att_q_heads=heads, att_kv_heads=heads//3, next_tokens=1)
+    model = Pico(config('nano', **NANO | changes | dict(latent_summary=summary, latent_shift=shifted)))
+    if summary: model.latent.summary.embedding = model.embedding
+    for block in model.latent.blocks if shifted else ():
+        if not name.endswith(('queries like keys', 'both')): block.att.fused_qkv.reset_parameters()
+        if not name.endswith(('far sight', 'both')): block.att.slopes.mul_(20)
     return model.train()
-
-def like_keys(att, scale=2):
-    "Queries begin as the keys that they meet, and both are large: what is alike finds itself."
-    (H, G), K, w = att.heads, att.width, att.fused_qkv.weight.data
-    keys = w[H*K:(H+G)*K].view(G, 1, K, -1)
-    w[:H*K] = keys.expand(G, H//G, K, -1).flatten(0, 2)
-    w[:(H+G)*K] *= scale
-
-# --- the text
-
-def repeated(x, y, rng):
-    "A batch in whose rows one part after the other, of 60 bytes up to half of the row, stands twice."
-    B, T, N = y.shape
-    values = torch.cat([x, y[:,-1].clamp(min=0)], 1)              # (B, T + N)
-    targets = torch.cat([torch.full((B, 1), -100), y[:,:,0], y[:,-1,1:]], 1)
-    for b in range(B):
-        source, at = torch.arange(T + N), 0
-        while True:
-            n = int(math.exp(rng.uniform(math.log(min(60, T//3)), math.log(T//2))))
-            if at + 2*n > T: break
-            source[at+n:at+2*n] = source[at:at+n].clone()
-            at += 2*n
-        values[b], targets[b] = values[b][source], targets[b][source]
-    return values[:,:T], targets[:,1:].unfold(1, N, 1)
 
 # --- what is measured
 
@@ -192,12 +123,12 @@ def run(name, corpus, held, stories, a, seed):
     settings = TrainConfig(optimizer='soap', **NANO_TRAINING | dict(context_len=a.length, batch_size=a.rows))
     optimizer, weights = make_optimizer(model, settings), list(model.parameters())
     average = [p.detach().clone() for p in weights]
-    rng, curve, spent, step, until = np.random.default_rng(seed), [], 0., 0, TRIES[name][2] * a.seconds
+    curve, spent, step, until = [], 0., 0, TRIES[name][2] * a.seconds
     while spent < a.seconds:
         start, stop = time.thread_time() - spent, min(a.seconds, a.look * (len(curve) + 1))
         while spent < stop:
             x, y = batch(corpus, step, a.rows, a.length, 1, seed)
-            if spent < until: x, y = repeated(x, y, rng)
+            if spent < until: x, y = repeated(x, y, range(step * a.rows, (step+1) * a.rows), seed)
             factor = lr_factor(step, spent / a.seconds, settings.warmup_steps, 'cosine', 0.)
             train_step(model, optimizer, x, y, settings.learning_rate * factor)
             follow(average, weights, settings.average, step)
