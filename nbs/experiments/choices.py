@@ -15,14 +15,14 @@ import torch
 from common import LEARNED, LENGTH, ROWS, before_last, config, new_stories, parse, parser, part, source, stamp, text
 from common import follow, train_step
 
-from pico.batches import batch
+from pico.batches import batch, repeated
 from pico.evaluate import bits_per_byte
 from pico.model import Pico
 from pico.soap import SOAP
 from pico.train import TrainConfig, lr_factor, make_optimizer
 
 SECONDS = 150                        # of one thread: about what two quiet cores do in 85 seconds
-CORPORA = 'stories', 'english'
+CORPORA = 'stories', 'english', 'russian', 'python'
 FIRST = LEARNED | dict(heads_every=32)  # `nano` as it was
 
 @dataclass
@@ -37,6 +37,8 @@ class Choice:
 TWO = dict(fb_num_blocks=2, latent_num_blocks=2)
 NOW = TWO | dict(positions='relative')
 END = dict(average=.97, min_lr_ratio=0)
+MEMORY = dict(latent_summary='yes', latent_shift='yes')
+ROWS_OF_2048 = dict(batch_size=1, context_len=2048)
 CHOICES = [
     Choice('nano'),
     # batches and rates
@@ -96,6 +98,15 @@ CHOICES = [
     Choice('nano now, rows of 1024', NOW, END | dict(batch_size=2, context_len=1024)),
     Choice('nano now, rows of 1024, documents apart', NOW | dict(document_borders='yes'),
            END | dict(batch_size=2, context_len=1024)),
+    # latent blocks that remember (LOG.md, "Memory that works"), and repeats while they learn to
+    Choice('nano now, rows of 2048', NOW, END | ROWS_OF_2048),
+    Choice('nano now, memory', NOW | MEMORY, END),
+    Choice('nano now, memory, rows of 2048', NOW | MEMORY, END | ROWS_OF_2048),
+    Choice('nano now, memory, rows of 2048, repeats', NOW | MEMORY, END | ROWS_OF_2048 | dict(repeats=.3)),
+    Choice('nano now, memory, rows of 1024, repeats', NOW | MEMORY,
+           END | dict(batch_size=2, context_len=1024, repeats=.3)),
+    Choice('nano now, memory, rows of 2048, repeats, documents apart', NOW | MEMORY | dict(document_borders='yes'),
+           END | ROWS_OF_2048 | dict(repeats=.3)),
 ]
 NAMES = [c.name for c in CHOICES]
 
@@ -124,6 +135,8 @@ def train(choice, corpus, seed, seconds, look=None):
     step, start = 0, time.thread_time()
     while (spent := time.thread_time() - start) < seconds:
         x, y = batch(corpus, step, s.batch_size, s.context_len, model.config.next_tokens, seed)
+        if spent < s.repeats * seconds:
+            x, y = repeated(x, y, range(step * s.batch_size, (step+1) * s.batch_size), seed)
         factor = lr_factor(step, spent / seconds, s.warmup_steps, s.schedule, s.min_lr_ratio)
         train_step(model, optimizer, x, y, s.learning_rate * factor)
         if s.average: follow(average, weights, s.average, step)
@@ -150,14 +163,14 @@ def run(choice, name, seed, data, seconds, scored=60_000, smoke=False):
 def main(args=None):
     p = parser(__doc__)
     p.add_argument('--data', metavar='DIR', help='folder that holds the corpora')
-    p.add_argument('--corpora', nargs='*', choices=CORPORA, default=CORPORA)
+    p.add_argument('--corpora', nargs='*', choices=CORPORA, default=CORPORA[:2])
     p.add_argument('--only', nargs='*', choices=NAMES, metavar='CHOICE', default=NAMES, help='a name in CHOICES')
     p.add_argument('--seeds', type=int, nargs='*', default=[0])
     p.add_argument('--seconds', type=float, default=SECONDS, help='processor time of a model')
     p.add_argument('--part', default='0/1', help='i/n: only every n-th model, from the i-th')
     a = parse(p, __file__, args)
     if a.smoke: a.corpora, a.seconds = ['stories'], .2
-    elif 'english' in a.corpora and not a.data: p.error('English needs --data DIR')
+    elif set(a.corpora) - {'stories'} and not a.data: p.error('texts other than the stories need --data DIR')
     asked = [(name, corpus, seed) for seed in a.seeds for name in a.only for corpus in a.corpora]
     for name, corpus, seed in part(asked, a.part):
         row = f'{corpus}-{name}-{seed}-{a.seconds:g}'.replace(' ', '-')

@@ -1,0 +1,126 @@
+"""What did it learn? The claims of the original's README, at three sizes, on real stories and on the built-in ones.
+
+    python nbs/experiments/learned.py --data DIR                              # six models, four hours each; resumable
+    python nbs/experiments/learned.py --data DIR --only nano --corpora russian --minutes 60
+
+A model trains in a run directory under --runs and goes on from its last checkpoint when the command is started again.
+Its schedule is that of its minutes, so a longer training is another run. It is validated on the end of the training
+text; what a line reports is measured once, at the end, on held-out text: the last tenth, or stories of another seed.
+
+A line says bits per byte with and without the latent blocks, what goes through them by kind of byte, how well that is
+where words begin, how many of the words that it writes exist (in the training text), both ways, and a piece of what it
+writes. Of the built-in stories it also says how often a fact is remembered that was told at least FAR bytes before.
+"""
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from common import LEARNED, SHAPES, before_last, config, new_stories, parse, parser, part, source, stamp, text
+
+from pico.evaluate import bits_per_byte, recall, router_report
+from pico.generate import generate
+from pico.record import read_metrics
+from pico.stories import floor, story
+from pico.train import TrainConfig, train
+
+FAR, SEED = 200, 7                   # bytes between telling and asking; the seed of the stories that are asked about
+DESIGN = LEARNED | dict(positions='relative', latent_summary='yes', latent_shift='yes', heads_every=32)
+SIZES = {'nano': SHAPES['nano'] | dict(fb_num_blocks=2, latent_num_blocks=2), 'xs': SHAPES['xs'], '10m': SHAPES['10m']}
+RATES = {'nano': 8e-3, 'xs': 6e-3, '10m': 3e-3}
+PROMPTS = {'stories': 'Once upon a time', 'russian': 'Жила-была'}
+TEXTS, LENGTH = 16, 600              # that are written to see which words exist, and the bytes of each
+
+def settings(size, a):
+    "How a model of a size is trained."
+    return TrainConfig(optimizer='soap', context_len=a.length, batch_size=a.rows, learning_rate=RATES[size],
+                       min_lr_ratio=0., warmup_steps=200, average=.97, repeats=a.repeats, max_minutes=a.minutes,
+                       validation_interval=a.interval, validation_bytes=50_000, checkpoint_interval=a.interval)
+
+# --- what is measured
+
+def words_of(text):
+    "Its words, in small letters; the last one may be cut off."
+    return re.findall(r"\w+", text.lower())[:-1]
+
+def written(model, prompt, latent, n):
+    "Texts, drawn at temperature 0.8."
+    options = dict(max_bytes=LENGTH, temperature=.8, latent=latent)
+    return [generate(model, prompt, seed=i, **options) for i in range(n)]
+
+def writing(model, corpus, prompt, n):
+    "How many of the words exist that it writes with and without latent blocks, and the beginning of what it writes."
+    values, _ = corpus.read(0, corpus.size)
+    known, found = set(words_of(values.tobytes().decode(errors='replace'))), {}
+    for name, latent in ('on', True), ('off', False):
+        texts = written(model, prompt, latent, n)
+        words = sum((words_of(prompt + t.text) for t in texts), [])
+        found[f'words_{name}'], found[f'exist_{name}'] = len(words), sum(w in known for w in words) / max(1, len(words))
+        found[f'text_{name}'] = prompt + texts[0].marked()
+    return found
+
+def remembered(model, n):
+    "What it remembers of stories that it has not seen, with and without latent blocks, and what they cost at least."
+    asked = [story(i, SEED) for i in range(n)]
+    found = dict(floor=floor(asked))
+    for name, latent in ('on', True), ('off', False):
+        r = recall(model, asked, latent=latent, far=FAR)
+        found |= {f'recall_{name}': r.accuracy, f'recall_{name}_error': r.error, 'facts': r.n, 'chance': r.chance}
+    return found
+
+def measured(model, name, corpus, held, many):
+    "Everything that a line says of a model."
+    model.eval()
+    on, off = (bits_per_byte(model, held, many['bytes'], latent=latent) for latent in (True, False))
+    report = asdict(router_report(model, held, min(many['bytes'], 50_000)))
+    kept = {k: report[k] for k in ('precision', 'recall', 'f1', 'random_f1', 'rates', 'entropy')}
+    found = dict(bpb=on.bpb, bpb_off=off.bpb, scored=on.bytes, routed=on.routed_fraction, **kept)
+    found |= writing(model, corpus, PROMPTS[name], many['texts'])
+    if name == 'stories': found |= remembered(model, many['stories'])
+    return found
+
+# --- one model
+
+def texts(name, data, smoke):
+    "Training text, text to validate on, and held-out text."
+    whole = text(name, 'train', data, 100_000 if smoke else 120_000_000)
+    if name == 'stories': return whole, new_stories(60, seed=2), new_stories(80, seed=SEED)
+    return *before_last(whole, 200_000), text(name, 'validation', data)
+
+def run(size, name, a, many):
+    "Train a model as long as it may, and measure it."
+    corpus, validation, held = texts(name, a.data, a.smoke)
+    folder = a.runs/f'{size}-{name}-{a.minutes:g}-{a.repeats:g}'
+    shape = config(size, **SIZES[size] | DESIGN)
+    torch.set_num_threads(a.threads)
+    model = train(folder, corpus, shape, settings(size, a), validation)
+    curve = [(round(m['seconds']), m['step'] * a.rows * a.length, round(m['validation_bpb'], 4))
+             for m in read_metrics(folder) if m.get('validation_bpb') is not None]
+    return dict(parameters=model.num_parameters(), curve=curve) | measured(model, name, corpus, held, many)
+
+def main(args=None):
+    p = parser(__doc__)
+    p.add_argument('--data', metavar='DIR', help='folder that holds the corpora')
+    p.add_argument('--runs', type=Path, default=Path('runs/learned'), metavar='RUNS', help='where the models train')
+    p.add_argument('--only', nargs='*', choices=SIZES, default=list(SIZES), metavar='SIZE')
+    p.add_argument('--corpora', nargs='*', choices=PROMPTS, default=list(PROMPTS))
+    p.add_argument('--minutes', type=float, default=240)
+    p.add_argument('--threads', type=int, default=2)
+    p.add_argument('--repeats', type=float, default=.15, help='of the training: the part in which rows are repeated')
+    p.add_argument('--length', type=int, default=2048, help='bytes in a row')
+    p.add_argument('--rows', type=int, default=2)
+    p.add_argument('--part', default='0/1', help='i/n: only every n-th model, from the i-th')
+    a = parse(p, __file__, args)
+    a.interval, many = 500, dict(bytes=200_000, texts=TEXTS, stories=200)
+    if a.smoke:
+        a.only, a.corpora, a.minutes, a.length, a.interval = ['nano'], ['stories'], .005, 128, 2
+        a.runs, many = a.results.file.parent/'runs', dict(bytes=500, texts=1, stories=2)
+    for size, name in part([(s, c) for s in a.only for c in a.corpora], a.part):
+        line = f'{size}, {name}, {a.rows} x {a.length}, repeats {a.repeats:g}, {a.minutes:g} minutes'
+        if a.results.find(line): continue
+        found = run(size, name, a, many)
+        a.results.add(dict(name=line, size=size, corpus=name, minutes=a.minutes) | found |
+                      stamp(a.command, source(name, a.data), a.threads))
+        print(f"{line}: {found['bpb']:.4f} bits per byte", flush=True)
+
+if __name__ == '__main__': main()
