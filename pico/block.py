@@ -134,7 +134,7 @@ class Attention(nn.Module):
         self.fused_qkv = nn.Linear(dim, (q_heads + 2*kv_heads) * self.width, bias=False)
         self.proj = nn.Linear(q_heads * self.width, dim, bias=False)
         self.rotary, self.shift, linear = positions == 'rope', shift, positions in ('alibi', 'relative')
-        self.register_buffer('slopes', alibi_slopes(q_heads) * linear / (20 if shift else 1), persistent=False)
+        self.register_buffer('slopes', alibi_slopes(q_heads) * linear, persistent=False)
         if shift: like_keys(self.fused_qkv.weight, self.heads, self.width)
 
     def turn(self, x:Tensor, cache:KVCache=None)->tuple | None: # of this step, good for all blocks of a stack

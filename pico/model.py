@@ -67,23 +67,28 @@ PRESETS = {
     # the demo: minutes on a laptop
     'nano': dict(dim=96, next_tokens=4, att_q_heads=6, att_kv_heads=2, fb_num_blocks=2, fb_att_window_size=16,
                  latent_capacity_factor=3/16, latent_num_blocks=2, latent_att_window_size=256,
-                 router='rising', positions='relative', latent_carry=True, heads='chained', heads_every=32),
+                 router='rising', positions='relative', latent_carry=True, latent_summary=True, latent_shift=True,
+                 heads='chained', heads_every=32),
     # the shape of the original's only preset
     'xs':   dict(dim=128, next_tokens=8, att_q_heads=9, att_kv_heads=3, fb_num_blocks=2, fb_att_window_size=16,
                  latent_capacity_factor=3/16, latent_num_blocks=12, latent_att_window_size=512,
-                 router='rising', positions='relative', latent_carry=True, heads='chained', heads_every=16),
+                 router='rising', positions='relative', latent_carry=True, latent_summary=True, latent_shift=True,
+                 heads='chained', heads_every=16),
     # the shape of the model in the original's README
     '10m':  dict(dim=372, next_tokens=8, att_q_heads=9, att_kv_heads=3, fb_num_blocks=2, fb_att_window_size=32,
                  latent_capacity_factor=3/16, latent_num_blocks=8, latent_att_window_size=512,
-                 router='rising', positions='relative', latent_carry=True, heads='chained', heads_every=16),
+                 router='rising', positions='relative', latent_carry=True, latent_summary=True, latent_shift=True,
+                 heads='chained', heads_every=16),
     # for a GPU
     '100m': dict(dim=1024, next_tokens=8, att_q_heads=16, att_kv_heads=4, fb_num_blocks=2, fb_att_window_size=32,
                  latent_num_blocks=11, latent_att_window_size=512, latent_capacity_factor=3/16,
-                 router='rising', positions='relative', latent_carry=True, heads='chained', heads_every=16),
+                 router='rising', positions='relative', latent_carry=True, latent_summary=True, latent_shift=True,
+                 heads='chained', heads_every=16),
 }
 # the original's design to the letter, at its only size
 PRESETS['original'] = PRESETS['xs'] | dict(latent_capacity_factor=.25, router='topk', positions='alibi',
-                                           latent_carry=False, heads='linear', heads_every=1, marks='tags')
+                                           latent_carry=False, latent_summary=False, latent_shift=False,
+                                           heads='linear', heads_every=1, marks='tags')
 
 # %% ../nbs/07_model.ipynb #68017dab
 @patch(cls_method=True)

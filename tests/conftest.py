@@ -7,7 +7,8 @@ from pico.model import PicoConfig
 from pico.run import TrainConfig
 
 # the original's design, written out: presets may change, these tests may not
-ORIGINAL = dict(router='topk', positions='alibi', latent_carry=False, heads='linear', heads_every=1)
+ORIGINAL = dict(router='topk', positions='alibi', latent_carry=False, latent_summary=False, latent_shift=False,
+                heads='linear', heads_every=1)
 
 # flags of `pico-train` for a run of a second
 TINY = ['--preset', 'nano', '--dim', '24', '--latent_num_blocks', '1', '--batch_size', '2', '--context_len', '64',

@@ -27,7 +27,7 @@ from pico.record import fraction_done, read_metrics, span
 ROOT = HERE.parent.parent
 COMMAND = 'python nbs/experiments/bundle.py'
 DESIGN = dict(latent_summary=True, latent_shift=True)
-HOW = dict(context_len=2048, batch_size=2, warmup_steps=200, max_steps=46_000, repeats=.15, validation_interval=1000,
+HOW = dict(context_len=2048, batch_size=2, warmup_steps=200, max_steps=30_000, repeats=.15, validation_interval=1000,
            validation_bytes=50_000, checkpoint_interval=1000)
 LIMIT, SEED = 120_000_000, 7         # bytes of training text; the seed of other stories
 SCORED, ASKED = 80, 200              # of these, how many are scored and how many are asked about

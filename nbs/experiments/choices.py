@@ -33,6 +33,7 @@ class Choice:
     settings:dict = field(default_factory=dict)    # fields of `TrainConfig`
     soap:dict = field(default_factory=dict)        # settings of all groups of SOAP
     still:bool = False                             # the blocks begin by adding nothing
+    far:bool = False                               # in latent blocks distances count a twentieth at first
 
 TWO = dict(fb_num_blocks=2, latent_num_blocks=2)
 NOW = TWO | dict(positions='relative')
@@ -101,6 +102,9 @@ CHOICES = [
     # latent blocks that remember (LOG.md, "Memory that works"), and repeats while they learn to
     Choice('nano now, rows of 2048', NOW, END | ROWS_OF_2048),
     Choice('nano now, memory', NOW | MEMORY, END),
+    Choice('nano now, memory, far at first', NOW | MEMORY, END, far=True),
+    Choice('nano now, summary', NOW | dict(latent_summary='yes'), END),
+    Choice('nano now, shifted', NOW | dict(latent_shift='yes'), END),
     Choice('nano now, memory, rows of 2048', NOW | MEMORY, END | ROWS_OF_2048),
     Choice('nano now, memory, rows of 2048, repeats', NOW | MEMORY, END | ROWS_OF_2048 | dict(repeats=.3)),
     Choice('nano now, memory, rows of 1024, repeats', NOW | MEMORY,
@@ -122,6 +126,8 @@ def begin(choice, corpus, seed):
             for block in stack.blocks:
                 torch.nn.init.zeros_(block.att.proj.weight)
                 torch.nn.init.zeros_(block.glu.fc2.weight)
+    if choice.far:
+        for block in model.latent.blocks: block.att.slopes.div_(20)
     optimizer = make_optimizer(model, settings)
     if choice.soap: optimizer = SOAP([g | choice.soap for g in optimizer.param_groups])
     return model, optimizer, settings

@@ -4,10 +4,10 @@
     python nbs/experiments/remember.py --only 'all three' --seeds 1 2
     python nbs/experiments/remember.py --data DIR --corpora english russian      # what it costs or brings elsewhere
 
-Three things are tried, alone and together: the **summary** of the word at a routed byte (chapter 05a; its embedding is
-the model's), **shifted** keys (chapter 04), and **repeats** in the first REPEATING of a run (chapter 01a). In the
-library, shifted latent blocks begin with queries that are their keys, and see far. Here they do so only where the name
-says it: `queries like keys`, `far sight`, or `both`.
+Three things are tried, alone and together: the **summary** of the word at a routed byte (chapter 05a), **shifted**
+keys with queries that begin as the keys (chapter 04), and **repeats** in the first REPEATING of a run (chapter 01a).
+Two more are about how the shifted keys begin: `queries at random`, and `far at first`, where distances count a
+twentieth.
 
 A line is one model of the shape of `nano` with one byte head. Its curve says, by the clock of one thread, the bits per
 byte of new stories, how many bits a word costs that was told at least FAR bytes before, how often it is the likeliest
@@ -33,8 +33,7 @@ TRIES = { # summary, shifted keys, share of the run with repeats
     'repeats': (False, False, REPEATING), 'summary, shifted': (True, True, 0),
     'summary, repeats': (True, False, REPEATING), 'shifted, repeats': (False, True, REPEATING),
     'all three': (True, True, REPEATING), 'all three, repeats to the end': (True, True, 1),
-    'all three, queries like keys': (True, True, REPEATING), 'all three, far sight': (True, True, REPEATING),
-    'all three, both': (True, True, REPEATING),
+    'all three, queries at random': (True, True, REPEATING), 'all three, far at first': (True, True, REPEATING),
 }
 
 # --- the model
@@ -45,10 +44,9 @@ def model_of(name, width, seed):
     heads, (summary, shifted, _) = width // 16, TRIES[name]
     changes = dict(dim=width, att_q_heads=heads, att_kv_heads=heads//3, next_tokens=1)
     model = Pico(config('nano', **NANO | changes | dict(latent_summary=summary, latent_shift=shifted)))
-    if summary: model.latent.summary.embedding = model.embedding
-    for block in model.latent.blocks if shifted else ():
-        if not name.endswith(('queries like keys', 'both')): block.att.fused_qkv.reset_parameters()
-        if not name.endswith(('far sight', 'both')): block.att.slopes.mul_(20)
+    for block in model.latent.blocks:
+        if name.endswith('at random'): block.att.fused_qkv.reset_parameters()
+        if name.endswith('far at first'): block.att.slopes.div_(20)
     return model.train()
 
 # --- what is measured
@@ -154,7 +152,7 @@ def main(args=None):
     p.add_argument('--part', default='0/1', help='i/n: only every n-th model, from the i-th')
     a = parse(p, __file__, args)
     a.look, a.few, many = LOOK, 15, 60
-    if a.smoke: a.only, a.seconds, a.length, a.look, many = ['all three, both'], .4, 256, .2, 2
+    if a.smoke: a.only, a.seconds, a.length, a.look, many = ['all three'], .4, 256, .2, 2
     asked = [(c, n, s) for s in a.seeds for n in a.only for c in a.corpora]
     for corpus, name, seed in part(asked, a.part):
         line = f'{corpus}: {name}, {a.rows} x {a.length}, width {a.width}, seed {seed}, {a.seconds:g} s'

@@ -93,8 +93,7 @@ class Stack {                                        // the blocks of a stack: w
     this.rotary = config.positions === 'rope'
     this.shift = at === 'latent' && config.latent_shift        // do values stand beside the key of the byte before?
     const linear = config.positions === 'alibi' || config.positions === 'relative'
-    const far = this.shift ? 20 : 1                    // what is far counts more there
-    const slope = h => linear ? Math.fround(2 ** (-8 * (h + 1) / this.H)) / far : 0
+    const slope = h => linear ? Math.fround(2 ** (-8 * (h + 1) / this.H)) : 0
     const learned = w[at + '.relative']                // what each distance adds to a score, beside that of ALiBi
     this.table = Float32Array.from({ length: this.H * (window + 1) }, (_, i) =>
       (learned ? learned[i] : 0) - slope(Math.floor(i / (window + 1))) * (i % (window + 1)))
