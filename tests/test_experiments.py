@@ -45,6 +45,7 @@ def twice(main, args, out, capsys, *, kept=True):
     ('memory', [], ['1 fact, filler 0, width 96, seed 0, 0.3 s']),
     ('remember', [], ['stories: all three, 1 x 256, width 96, seed 0, 0.4 s']),
     ('learned', [], ['nano, stories, 2 x 128, repeats 0.15, 0.005 minutes']),
+    ('others', [], ['stories, pico, 0.2 s, seed 0']),
     ('choices', ['--only', 'nano', 'one head'], ['stories-nano-0-0.2', 'stories-one-head-0-0.2']),
     ('tokens', ['--models', 'pico', 'bytes'], ['final-stories-bytes-0-0.5', 'final-stories-pico-0-0.5']),
     ('tokens', ['choose', '--models', 'bytes at 0.004'], ['choose-stories-bytes-at-0.004-0-0.5']),

@@ -28,7 +28,7 @@ ROWS, LENGTH = 8, 1024                                            # of a batch: 
 def stand_in(*names):
     "Empty modules where there are none of these names."
     for name in names:
-        if importlib.util.find_spec(name) is None: sys.modules[name] = ModuleType(name)
+        if name not in sys.modules and importlib.util.find_spec(name) is None: sys.modules[name] = ModuleType(name)
 
 def divided(file):
     "Training text and the last tenth, for the others as for Pico."
@@ -120,36 +120,55 @@ def over(model, held_out, length, nats, at_once=64):
     whole = held_out[:n*length + 1].unfold(0, length + 1, length)
     return sum(nats(some) for some in whole.split(at_once)) / (n * length)
 
-# --- MegaByte
+# --- MegaByte, SpaceByte and a Transformer over bytes, from one repository
 
-def megabyte(folder, text, seconds=300., size=(ROWS, LENGTH)):
-    "Trained for so long with its repository's settings, and bits per byte of the last tenth."
+def its_models(folder):
+    "Its models by name: a function of the context that makes one."
     stand_in('tiktoken', 'sentencepiece', 'psutil')
     sys.path.insert(0, str(folder))
-    its = importlib.import_module('megabyte')
+    def make(module, name, **shape):
+        its = importlib.import_module(module)
+        # what comes before a piece is 255, which no text holds
+        def of(T, **more):
+            more |= dict(vocab_size=256, BOS=255, context_size=T, tie_embedding=False)
+            return getattr(its, name)(getattr(its, f'{name}Config')(**shape | more))
+        return of
+    small = dict(d_model=128, n_layers=2, d_local=96, n_local_layers=2, d_key=32)
+    return dict(megabyte=make('megabyte', 'MegaByte', d_model=256, d_local=128, n_layers=2, n_local_layers=4),
+                small_megabyte=make('megabyte', 'MegaByte', **small),
+                spacebyte=make('spacebyte', 'SpaceByte', n_initial_layers=1, local_attention_window=64, **small),
+                transformer=make('transformer', 'Transformer', d_model=128, n_layers=3, d_key=32))
+
+def repository(folder, name, train, seconds, size=(ROWS, LENGTH), clock=time.perf_counter, **shape):
+    "One of its models after so long with the repository's settings, the nats of a row's bytes, and what was done."
     torch.manual_seed(0)
-    # 2.5 M numbers; the first byte of a piece sees 255, which no text holds
-    c = its.MegaByteConfig(vocab_size=256, BOS=255, d_model=256, d_local=128, n_layers=2, n_local_layers=4,
-                           context_size=size[1], tie_embedding=False)
-    model = its.MegaByte(c).train()
+    model = its_models(folder)[name](size[1], **shape).train()
     groups = [dict(params=[p], lr_mult=getattr(p, 'lr_mult', 1), weight_decay=.01 * getattr(p, 'weight_decay_mult', 1))
               for p in model.parameters()]
-    rate, (train, held_out), random = .5e-2 * size[0]**.5, parts(text), torch.Generator().manual_seed(0)
+    rate, random = .5e-2 * size[0]**.5, torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(.9, .98))
-    def loss(targets):
-        begin = targets.new_full((len(targets), 1), 255)
-        return model(torch.cat([begin, targets[:,:-1]], 1), targets)[1]['loss']
-    start, step, done = time.perf_counter(), 0, 0.
+    def nats(rows): # (B, T) -> (B, T), each byte's
+        begin = rows.new_full((len(rows), 1), 255)
+        logits = model(torch.cat([begin, rows[:,:-1]], 1), rows.clone())[0]
+        return F.cross_entropy(logits.flatten(0, 1), rows.flatten(), reduction='none').view(rows.shape)
+    start, step, done = clock(), 0, 0.
     while done < 1:
         # a hundredth of the time is warm-up
         for g in optimizer.param_groups: g['lr'] = rate * g['lr_mult'] * min(math.cos(math.pi/2 * done), 100*done + .01)
-        loss(rows(train, *size, random)).backward()
+        nats(rows(train, *size, random)).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        step, done = step + 1, (time.perf_counter() - start) / seconds
-    nats = over(model, held_out, size[1], lambda x: loss(x[:,1:]).item() * x[:,1:].numel(), at_once=size[0])
-    return dict(steps=step, bpb=nats / math.log(2), parameters=sum(p.numel() for p in model.parameters()))
+        step, done = step + 1, (clock() - start) / seconds
+    done = dict(steps=step, bytes=step * size[0] * size[1], parameters=sum(p.numel() for p in model.parameters()))
+    return model.eval(), nats, done
+
+def megabyte(folder, text, seconds=300., size=(ROWS, LENGTH)):
+    "Trained for so long, and bits per byte of the last tenth in pieces side by side."
+    train, held_out = parts(text)
+    model, nats, done = repository(folder, 'megabyte', train, seconds, size)
+    loss = over(model, held_out, size[1], lambda x: nats(x[:,1:]).sum().item(), at_once=size[0])
+    return dict(steps=done['steps'], bpb=loss / math.log(2), parameters=done['parameters'])
 
 PEERS = dict(original=original, nanogpt=nanogpt, megabyte=megabyte)
 
