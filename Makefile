@@ -10,7 +10,7 @@ ONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 .PHONY: demo test lint test-slow test-nbdev3 test-browser tried export refresh book docs links model wheel clean
 
 demo: $(VENV)/.ok
-	$(BIN)/pico-train runs/demo stories --preset nano --max_minutes 3
+	$(BIN)/pico-train runs/demo stories --preset nano --max_minutes 3 --context_len 2048 --batch_size 1 --repeats 0.45
 	$(BIN)/pico-eval runs/demo --max_bytes 50000
 	@$(BIN)/python nbs/experiments/demo.py --tell
 	@echo; echo "With the latent blocks, routed bytes marked:"; echo

@@ -91,6 +91,11 @@ def test_models_are_trained_and_write(load, tmp_path, capsys):
     bounds, written = lines(out)
     assert written == row and bounds['name'] == 'bounds-stories-nano' and set(bounds['temperatures']) == {'0', '0.8'}
 
+def test_the_demo_is_trained_as_its_experiment_says(load):
+    flags = re.search(r'pico-train runs/demo stories --preset nano (.*)', (ROOT/'Makefile').read_text())[1].split()
+    given = {k.removeprefix('--'): float(v) for k, v in zip(flags[::2], flags[1::2], strict=True)}
+    assert given == load('demo').HOW
+
 @pytest.mark.slow
 def test_the_model_that_comes_along_can_be_made(load, tmp_path):
     load('bundle').smoke(tmp_path)

@@ -12,8 +12,8 @@ import time
 from dataclasses import dataclass, field
 
 import torch
-from common import LEARNED, LENGTH, ROWS, before_last, config, new_stories, parse, parser, part, source, stamp, text
-from common import follow, train_step
+from common import LEARNED, LENGTH, ROWS, SHAPES, before_last, config, new_stories, parse, parser, part, source
+from common import follow, stamp, text, train_step
 
 from pico.batches import batch, repeated
 from pico.evaluate import bits_per_byte
@@ -39,6 +39,7 @@ TWO = dict(fb_num_blocks=2, latent_num_blocks=2)
 NOW = TWO | dict(positions='relative')
 END = dict(average=.97, min_lr_ratio=0)
 MEMORY = dict(latent_summary='yes', latent_shift='yes')
+XS = SHAPES['xs'] | dict(positions='relative', heads_every=16)
 ROWS_OF_2048 = dict(batch_size=1, context_len=2048)
 CHOICES = [
     Choice('nano'),
@@ -109,6 +110,9 @@ CHOICES = [
     Choice('nano now, memory, rows of 2048, repeats', NOW | MEMORY, END | ROWS_OF_2048 | dict(repeats=.3)),
     Choice('nano now, memory, rows of 1024, repeats', NOW | MEMORY,
            END | dict(batch_size=2, context_len=1024, repeats=.3)),
+    # is it the same for a model of twelve latent blocks?
+    Choice('xs now', XS, END | dict(learning_rate=4e-3)),
+    Choice('xs now, memory', XS | MEMORY, END | dict(learning_rate=4e-3)),
     Choice('nano now, memory, rows of 2048, repeats, documents apart', NOW | MEMORY | dict(document_borders='yes'),
            END | ROWS_OF_2048 | dict(repeats=.3)),
 ]
