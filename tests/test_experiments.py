@@ -42,7 +42,6 @@ def twice(main, args, out, capsys, *, kept=True):
 @pytest.mark.parametrize('script, args, names', [
     ('attention_costs', [], ['cpu']),
     ('averages', [], ['stories-wsd-0']),
-    ('memory', [], ['1 fact, filler 0, width 96, seed 0, 0.3 s']),
     ('remember', [], ['stories: all three, 1 x 256, width 96, seed 0, 0.4 s']),
     ('learned', [], ['nano, stories, 2 x 128, repeats 0.15, 0.005 minutes']),
     ('others', [], ['stories, pico, 0.2 s, seed 0']),

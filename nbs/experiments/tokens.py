@@ -35,7 +35,7 @@ SECONDS, SCORED = 300, 60_000
 # vocabulary -> width and blocks, for about 600,000 numbers; 256 = bytes
 SIZES = {256: (96, 11), 1024: (96, 9), 2048: (96, 8), 4096: (96, 4), 8192: (64, 3)}
 KINDS = 'pico', 'bytes', 'bpe 2048'
-NOW = CHOICES[NAMES.index('nano now')]
+NOW = CHOICES[NAMES.index('nano now, memory')]
 CANDIDATES = [f'{kind} at {rate}' for kind in ('bytes', 'bpe 1024', 'bpe 2048', 'bpe 4096', 'bpe 8192')
               for rate in (4e-3, 8e-3)]
 
