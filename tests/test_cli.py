@@ -174,7 +174,7 @@ def test_own_text_takes_the_small_preset_and_says_what_will_happen(tmp_path, cap
     out, err = capsys.readouterr()
     first = err.splitlines()
     assert first[0] == '12,600 bytes of text to train on, 1,400 held out'
-    assert first[1].startswith('nano: 598,221 parameters') and '2,048 bytes per step' in first[1]
+    assert first[1].startswith('nano: 623,661 parameters') and '2,048 bytes per step' in first[1]
     assert 'GB of memory' in first[2]
     assert "--prompt 'The quick brown fox'" in out and 'Once upon' not in out
 
