@@ -9,11 +9,11 @@ another seed than those of training and validation. Its results are the card.
 """
 import argparse
 import math
-import os
 import tempfile
 from datetime import date
 from pathlib import Path
 
+import torch
 from common import HERE, processor
 
 from pico.data import Corpus
@@ -61,7 +61,7 @@ model = Pico.from_pretrained('stories')
 |---|---|
 | command | `{command}` |
 | trained | {steps:,} steps of {per_step:,} bytes, {megabytes:.0f} MB in all, {took} of training |
-| when and where | {date}, {processors} cores of {machine} |
+| when and where | {date}, {threads} of {machine} |
 | held-out stories, {bytes:,} bytes | {bpb:.4f} bits per byte, causal, context carried |
 | the floor of the same bytes | {floor:.4f} bits per byte |
 | the same with the latent blocks off | {off:.4f} bits per byte |
@@ -102,7 +102,11 @@ def made(model, run, how):
     last, c, per_step = read_metrics(run)[-1], model.config, how['context_len'] * how['batch_size']
     return dict(parameters=model.num_parameters(), fb=c.fb_num_blocks, latent=c.latent_num_blocks, router=c.router,
                 steps=last['step'], per_step=per_step, megabytes=last['step'] * per_step / 1e6,
-                took=span(last['seconds']), date=date.today(), processors=os.cpu_count(), machine=processor())
+                took=span(last['seconds']), date=date.today(), threads=threads(), machine=processor())
+
+def threads():
+    n = torch.get_num_threads()
+    return f"{n} thread{'' if n == 1 else 's'}"
 
 def scores(model, scored):
     "Bits per byte of held-out stories, and their floor."

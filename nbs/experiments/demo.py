@@ -35,8 +35,9 @@ def reached(router, folder, minutes=HOW['max_minutes'], scored=50_000, asked=24)
     score, report = bits_per_byte(model, held_out), router_report(model, held_out, 20_000)
     told = recall(model, [story(i, seed=1) for i in range(asked)], far=200)
     return dict(name=router, minutes=minutes, steps=read_metrics(folder)[-1]['step'], bpb=score.bpb, bytes=score.bytes,
-                routed=score.routed_fraction, f1=report.f1, random_f1=report.random_f1, bpb_off=report.bpb_off,
-                recall=told.accuracy, recall_error=told.error, facts=told.n, chance=told.chance)
+                floor=held_out.floor, routed=score.routed_fraction, f1=report.f1, random_f1=report.random_f1,
+                bpb_off=report.bpb_off, recall=told.accuracy, recall_error=told.error, facts=told.n,
+                chance=told.chance)
 
 def tell(results):
     "One line about both."
