@@ -5,8 +5,8 @@
     python nbs/experiments/pace.py --smoke --out FILE            # a few bytes of an untrained model: does it run?
 
 A model's directory is what `pico-train` or `save_pretrained` left. One row, processor time of one thread. In each turn
-every way writes the same text with the same seed, so ratios within a turn are what to look at. Chapter 12 shows the
-medians, which are one line.
+every way writes the same text with the same seed, so ratios within a turn are what to look at. A line is one model;
+chapter 12 shows the medians.
 """
 import hashlib
 import statistics
@@ -109,9 +109,10 @@ def main(args=None):
     unknown = set(prompts) - set(models)
     if unknown: raise InputError(f"{', '.join(sorted(unknown))}: there is a prompt but no model of this name")
     if not models: raise InputError('no model was given: give NAME=DIR, or --smoke')
-    found = {name: measure(m, name, prompts.get(name, b''), a.bytes, a.turns) for name, m in models.items()}
-    how = stamp('python nbs/experiments/pace.py NAME=DIR …')
-    a.results.add(dict(name='auto', models=found, bytes=a.bytes, turns=a.turns) | how | dict(numpy=np.__version__))
+    how = stamp('python nbs/experiments/pace.py NAME=DIR …') | dict(numpy=np.__version__)
+    for name, m in models.items():
+        found = measure(m, name, prompts.get(name, b''), a.bytes, a.turns)
+        a.results.add(dict(name=f'auto {name}', bytes=a.bytes, turns=a.turns) | found | how)
 
 if __name__ == '__main__':
     try: main()
