@@ -570,9 +570,9 @@ def test_the_speed_command_runs(trained, tmp_path, monkeypatch):
     (tmp_path/'start.txt').write_text('Mia likes')
     main([f"mine={tmp_path/'model'}", '--prompt_file', f"mine={tmp_path/'start.txt'}", '--smoke', '--out',
           str(tmp_path/'auto.json')])
-    result = json.loads((tmp_path/'auto.json').read_text())
-    assert set(result['models']) == {'mine', 'smoke'} and result['models']['mine']['prompt_bytes'] == 9
-    for m in result['models'].values():
+    result = {r['name']: r for r in map(json.loads, (tmp_path/'auto.json').read_text().splitlines())}
+    assert set(result) == {'auto mine', 'auto smoke'} and result['auto mine']['prompt_bytes'] == 9
+    for m in result.values():
         for r in m['temperatures'].values():
             assert r['ways']['plain']['ratio'] == 1 and r['ways']['plain']['passes_per_byte'] == 61/60
             assert min(w['bytes_per_second'] for w in r['ways'].values()) > 0

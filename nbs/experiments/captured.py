@@ -21,7 +21,8 @@ class FixedStack:
         if att.rotary: raise ValueError('rotary positions cannot be captured here: take a model with ALiBi')
         (self.H, self.G), self.window = att.heads, att.window
         self.slopes = stack.slopes().detach()
-        self.R, device = att.window + T, self.slopes.device
+        self.shift = int(att.shift)                               # a value stands beside the key of the byte before
+        self.R, device = att.window + T + self.shift, self.slopes.device
         # (rows, 2G, R + 1, K) of each block; the last slot takes in what nobody will look at
         self.rings = [self.slopes.new_zeros(rows, 2*self.G, self.R + 1, att.width) for _ in self.blocks]
         self.slot = torch.arange(self.R, device=device)
@@ -29,7 +30,9 @@ class FixedStack:
 
     def begin(self):
         "Forget everything."
-        if len(self.blocks): self.seen.zero_()
+        if not len(self.blocks): return
+        self.seen.zero_()
+        for ring in self.rings: ring.zero_()
 
     def bias(self, at): # at: (B, T) positions
         "(B, G, H/G·T, R): what distance adds to the scores, and which slots hold nothing that may be seen."
@@ -45,7 +48,8 @@ class FixedStack:
         "All blocks; a byte that is not chosen leaves no trace in the rings."
         if not len(self.blocks): return x
         at = self.seen[:,None] + chosen.cumsum(1) - 1             # (B, T) its own position, or that of the last chosen
-        to, bias = torch.where(chosen, at % self.R, self.R), self.bias(at)
+        to = [torch.where(chosen, (at + d) % self.R, self.R) for d in (self.shift, 0)]       # of keys and of values
+        bias = self.bias(at)
         for block, ring in zip(self.blocks, self.rings, strict=True): x = self.block(block, ring, x, to, bias)
         self.seen += chosen.sum(1)
         return x
@@ -53,8 +57,9 @@ class FixedStack:
     def block(self, block, ring, x, to, bias):
         (B, T, _), G, att = x.shape, self.G, block.att
         qkv = F.linear(block.norm1(x), att.fused_qkv.weight).view(B, T, -1, att.width).transpose(1, 2)
-        q, kv = qkv.split((self.H, 2*G), 1)                       # (B, H, T, K), (B, 2G, T, K)
-        ring.scatter_(2, to[:,None,:,None].expand_as(kv), kv)
+        q, *kv = qkv.split((self.H, G, G), 1)                     # (B, H, T, K), twice (B, G, T, K)
+        for part, slots, new in zip(ring.split(G, 1), to, kv, strict=True):
+            part.scatter_(2, slots[:,None,:,None].expand_as(new), new)
         keys, values = ring[:,:,:-1].split(G, 1)                  # (B, G, R, K) each
         out = F.scaled_dot_product_attention(grouped(q, G), keys, values, attn_mask=bias).view(q.shape)
         x = x + F.linear(out.transpose(1, 2).reshape(B, T, -1), att.proj.weight)
@@ -76,7 +81,8 @@ class Captured:
         self.model, self.graph = model, None
         self.stacks = [FixedStack(s, rows, T) for s in (model.fb_in, model.latent, model.fb_out)]
         self.x, self.position = whole(rows, T), whole(rows, T)
-        self.before = whole(rows, model.latent.router.memory)
+        self.before = whole(rows, model.latent.memory)
+        self.recent = whole(rows, model.latent.memory) > 0        # which of these were routed
         self.last = p.new_zeros(rows, D)                          # what the last routed byte hands on
         self.logits, self.routed = p.new_zeros(rows, T, 256), whole(rows, T) > 0
         self.begin()
@@ -85,6 +91,7 @@ class Captured:
         "Forget everything."
         for s in self.stacks: s.begin()
         self.before.fill_(-1)
+        self.recent.fill_(False)
         self.last.zero_()
         self.position.copy_(torch.arange(self.x.shape[1], device=self.x.device).expand_as(self.x))
 
@@ -92,8 +99,14 @@ class Captured:
         "What is repeated."
         model, (fb_in, latent, fb_out), every = self.model, self.stacks, torch.ones_like(self.routed)
         h = fb_in(model.embedding(self.x), every)
-        route = model.latent.router(h, self.x, self.before, self.position)
-        factor, change = model.latent.router.factor(route), latent(h, route.chosen) - h
+        (_, T), M, router = self.x.shape, self.before.shape[1], model.latent.router
+        route = router(h, self.x, self.before[:, M - router.memory:], self.position)
+        known, flags = torch.cat([self.before, self.x], 1), torch.cat([self.recent, route.chosen], 1)
+        into = h
+        if model.latent.summary is not None:
+            places = (M + torch.arange(T, device=h.device)).expand_as(self.x)
+            into = h + model.latent.summary(known, flags, places)
+        factor, change = router.factor(route), latent(into, route.chosen) - into
         if factor is not None: change = factor[...,None] * change
         if model.latent.carry is None: y = torch.where(route.chosen[...,None], h + change, h)
         else:
@@ -102,9 +115,9 @@ class Captured:
             self.last.copy_(given[:,-1])
         self.logits.copy_(model.unembedding(model.norm(fb_out(y, every)), 1)[...,0,:])
         self.routed.copy_(route.chosen)
-        known = torch.cat([self.before, self.x], 1)
-        self.before.copy_(known[:, known.shape[1] - self.before.shape[1]:])
-        self.position += self.x.shape[1]
+        self.before.copy_(known[:, T:])
+        self.recent.copy_(flags[:, T:])
+        self.position += T
 
     @torch.no_grad()
     def capture(self):
