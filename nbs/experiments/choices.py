@@ -110,6 +110,9 @@ CHOICES = [
     Choice('nano now, memory, rows of 2048, repeats', NOW | MEMORY, END | ROWS_OF_2048 | dict(repeats=.3)),
     Choice('nano now, memory, rows of 1024, repeats', NOW | MEMORY,
            END | dict(batch_size=2, context_len=1024, repeats=.3)),
+    # its routers, once more
+    Choice("nano now, memory, SpaceByte's rule", NOW | MEMORY | dict(router='space'), END),
+    Choice('nano now, memory, top-k', NOW | MEMORY | dict(router='topk', latent_carry='no'), END),
     # is it the same for a model of twelve latent blocks?
     Choice('xs now', XS, END | dict(learning_rate=4e-3)),
     Choice('xs now, memory', XS | MEMORY, END | dict(learning_rate=4e-3)),
