@@ -1,6 +1,6 @@
 """The model that comes with the package: train it, score it, write it with its card into pico/models/stories.
 
-    python nbs/experiments/bundle.py            # two hours of one quiet core; stopped, it goes on
+    python nbs/experiments/bundle.py            # eighty minutes of one core; stopped, it goes on
     python nbs/experiments/bundle.py --smoke    # a few steps into a temporary folder
 
 It has the design and the optimizer of the preset `nano`; its rows hold whole stories, its steps are longer, and in the
@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from common import HERE, processor
+from common import HERE, device
 
 from pico.data import Corpus
 from pico.evaluate import bits_per_byte, recall
@@ -26,7 +26,6 @@ from pico.record import fraction_done, read_metrics, span
 
 ROOT = HERE.parent.parent
 COMMAND = 'python nbs/experiments/bundle.py'
-DESIGN = dict(latent_summary=True, latent_shift=True)
 HOW = dict(context_len=2048, batch_size=2, warmup_steps=200, max_steps=30_000, repeats=.15, validation_interval=1000,
            validation_bytes=50_000, checkpoint_interval=1000)
 LIMIT, SEED = 120_000_000, 7         # bytes of training text; the seed of other stories
@@ -61,7 +60,7 @@ model = Pico.from_pretrained('stories')
 |---|---|
 | command | `{command}` |
 | trained | {steps:,} steps of {per_step:,} bytes, {megabytes:.0f} MB in all, {took} of training |
-| when and where | {date}, {threads} of {machine} |
+| when and where | {date}, {device} |
 | held-out stories, {bytes:,} bytes | {bpb:.4f} bits per byte, causal, context carried |
 | the floor of the same bytes | {floor:.4f} bits per byte |
 | the same with the latent blocks off | {off:.4f} bits per byte |
@@ -102,11 +101,7 @@ def made(model, run, how):
     last, c, per_step = read_metrics(run)[-1], model.config, how['context_len'] * how['batch_size']
     return dict(parameters=model.num_parameters(), fb=c.fb_num_blocks, latent=c.latent_num_blocks, router=c.router,
                 steps=last['step'], per_step=per_step, megabytes=last['step'] * per_step / 1e6,
-                took=span(last['seconds']), date=date.today(), threads=threads(), machine=processor())
-
-def threads():
-    n = torch.get_num_threads()
-    return f"{n} thread{'' if n == 1 else 's'}"
+                took=span(last['seconds']), date=date.today(), device=device(torch.get_num_threads()))
 
 def scores(model, scored):
     "Bits per byte of held-out stories, and their floor."
@@ -130,7 +125,7 @@ def finished(run, settings):
 def bundle(run, out, how=HOW, limit=LIMIT, scored=SCORED, asked=ASKED):
     "Train in `run` until done, then write the model and its card into `out`."
     settings = TrainConfig.preset('nano', **how)
-    model = train(run, 'stories', PicoConfig.preset('nano', **DESIGN), settings, limit=limit)
+    model = train(run, 'stories', PicoConfig.preset('nano'), settings, limit=limit)
     if not finished(run, settings): return print('not finished: start the command again to go on')
     model.to('cpu').save_pretrained(out, 'bfloat16')
     model = Pico.from_pretrained(out)                             # what is stored is what is measured

@@ -127,9 +127,9 @@ def its_models(folder):
     stand_in('tiktoken', 'sentencepiece', 'psutil')
     sys.path.insert(0, str(folder))
     def make(module, name, **shape):
-        its = importlib.import_module(module)
         # what comes before a piece is 255, which no text holds
         def of(T, **more):
+            its = importlib.import_module(module)
             more |= dict(vocab_size=256, BOS=255, context_size=T, tie_embedding=False)
             return getattr(its, name)(getattr(its, f'{name}Config')(**shape | more))
         return of

@@ -12,7 +12,8 @@ twentieth.
 A line is one model of the shape of `nano` with one byte head. Its curve says, by the clock of one thread, the bits per
 byte of new stories, how many bits a word costs that was told at least FAR bytes before, how often it is the likeliest
 of the words of its kind in the story (`chance` where nothing is remembered), and what the second half of a text costs
-that is the first once more. All of that is measured in passes over whole stories, without a cache.
+that is the first once more. All of that is measured in passes over whole stories, without a cache. Of another text it
+says the bits per byte alone.
 """
 import math
 import time
@@ -23,6 +24,7 @@ from common import NANO, NANO_TRAINING, before_last, config, follow, parse, pars
 from common import train_step
 
 from pico.batches import batch, repeated
+from pico.evaluate import bits_per_byte
 from pico.model import Pico
 from pico.stories import story
 from pico.train import TrainConfig, lr_factor, make_optimizer
@@ -94,21 +96,11 @@ def second_time(model, stories, n=400):
     _, bits = costs(model, twice)
     return dict(once=bits[:,:n].mean().item(), again=bits[:,n+20:].mean().item())
 
-@torch.no_grad()
-def bits_of(model, corpus, piece=4096):
-    "Bits per byte of a text that is no story, in pieces that overlap by half, of which the new half counts."
-    values, kinds = corpus.read(0, corpus.size)
-    values, scored, total, half = torch.from_numpy(values.astype(np.int64)), kinds == 0, 0., piece // 2
-    for i in range(0, len(values) - 1, half):
-        first = max(0, i - half)
-        _, bits = costs(model, values[None, first:i+half+1])
-        total += bits[0, i-first:][torch.from_numpy(scored[i+1:i+half+1])].sum().item()
-    return total / scored[1:].sum().item()
-
 def looked(model, held, stories):
     "What is measured of a model, its mode restored."
     model.eval()
-    found = dict(bpb=bits_of(model, held)) if held else remembered(model, stories) | second_time(model, stories[:20])
+    if held: found = dict(bpb=bits_per_byte(model, held).bpb)
+    else: found = remembered(model, stories) | second_time(model, stories[:20])
     model.train()
     return {k: round(v, 4) if isinstance(v, float) else v for k, v in found.items()}
 
