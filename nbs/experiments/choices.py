@@ -39,6 +39,7 @@ TWO = dict(fb_num_blocks=2, latent_num_blocks=2)
 NOW = TWO | dict(positions='relative')
 END = dict(average=.97, min_lr_ratio=0)
 MEMORY = dict(latent_summary='yes', latent_shift='yes')
+APART = dict(document_borders='yes')
 XS = SHAPES['xs'] | dict(positions='relative', heads_every=16)
 ROWS_OF_2048 = dict(batch_size=1, context_len=2048)
 CHOICES = [
@@ -95,11 +96,6 @@ CHOICES = [
     Choice("nano now, SpaceByte's rule", NOW | dict(router='space'), END),
     Choice('nano now, top-k', NOW | dict(router='topk', latent_carry='no'), END),
     Choice('nano now, none deep', NOW | dict(router='none'), END),
-    # whether a byte looks beyond the document it stands in
-    Choice('nano now, documents apart', NOW | dict(document_borders='yes'), END),
-    Choice('nano now, rows of 1024', NOW, END | dict(batch_size=2, context_len=1024)),
-    Choice('nano now, rows of 1024, documents apart', NOW | dict(document_borders='yes'),
-           END | dict(batch_size=2, context_len=1024)),
     # latent blocks that remember (LOG.md, "Memory that works"), and repeats while they learn to
     Choice('nano now, rows of 2048', NOW, END | ROWS_OF_2048),
     Choice('nano now, memory', NOW | MEMORY, END),
@@ -110,14 +106,16 @@ CHOICES = [
     Choice('nano now, memory, rows of 2048, repeats', NOW | MEMORY, END | ROWS_OF_2048 | dict(repeats=.3)),
     Choice('nano now, memory, rows of 1024, repeats', NOW | MEMORY,
            END | dict(batch_size=2, context_len=1024, repeats=.3)),
+    # whether a byte looks beyond the document it stands in
+    Choice('nano now, memory, documents apart', NOW | MEMORY | APART, END),
+    Choice('nano now, memory, rows of 2048, repeats, documents apart', NOW | MEMORY | APART,
+           END | ROWS_OF_2048 | dict(repeats=.3)),
     # its routers, once more
     Choice("nano now, memory, SpaceByte's rule", NOW | MEMORY | dict(router='space'), END),
     Choice('nano now, memory, top-k', NOW | MEMORY | dict(router='topk', latent_carry='no'), END),
     # is it the same for a model of twelve latent blocks?
     Choice('xs now', XS, END | dict(learning_rate=4e-3)),
     Choice('xs now, memory', XS | MEMORY, END | dict(learning_rate=4e-3)),
-    Choice('nano now, memory, rows of 2048, repeats, documents apart', NOW | MEMORY | dict(document_borders='yes'),
-           END | ROWS_OF_2048 | dict(repeats=.3)),
 ]
 NAMES = [c.name for c in CHOICES]
 

@@ -8,8 +8,10 @@ Its schedule is that of its minutes, so a longer training is another run. It is 
 text; what a line reports is measured once, at the end, on held-out text: the last tenth, or stories of another seed.
 
 A line says bits per byte with and without the latent blocks, what goes through them by kind of byte, how well that is
-where words begin, how many of the words that it writes exist (in the training text), both ways, and a piece of what it
-writes. Of the built-in stories it also says how often a fact is remembered that was told at least FAR bytes before.
+where words begin, and a piece of what it writes, both ways. Of what it writes it says how many words exist in the
+training text, and how many pairs of neighbours: words are well-formed where the first is high, and make sense together
+where the second is. What the held-out text itself gets is the measure of both. Of the built-in stories it also says how
+often a fact is remembered that was told at least FAR bytes before.
 """
 import re
 from dataclasses import asdict
@@ -28,6 +30,7 @@ FAR, SEED = 200, 7                   # bytes between telling and asking; the see
 DESIGN = LEARNED | dict(positions='relative', latent_summary='yes', latent_shift='yes', heads_every=32)
 SIZES = {'nano': SHAPES['nano'] | dict(fb_num_blocks=2, latent_num_blocks=2), 'xs': SHAPES['xs'], '10m': SHAPES['10m']}
 RATES = {'nano': 8e-3, 'xs': 6e-3, '10m': 3e-3}
+INTERVALS = {'nano': 1000, 'xs': 500, '10m': 200}     # steps between validations, and between checkpoints
 PROMPTS = {'stories': 'Once upon a time', 'russian': 'Жила-была'}
 TEXTS, LENGTH = 16, 600              # that are written to see which words exist, and the bytes of each
 
@@ -35,7 +38,8 @@ def settings(size, a):
     "How a model of a size is trained."
     return TrainConfig(optimizer='soap', context_len=a.length, batch_size=a.rows, learning_rate=RATES[size],
                        min_lr_ratio=0., warmup_steps=200, average=.97, repeats=a.repeats, max_minutes=a.minutes,
-                       validation_interval=a.interval, validation_bytes=50_000, checkpoint_interval=a.interval)
+                       validation_interval=a.interval or INTERVALS[size], validation_bytes=50_000,
+                       checkpoint_interval=a.interval or INTERVALS[size])
 
 # --- what is measured
 
@@ -43,19 +47,36 @@ def words_of(text):
     "Its words, in small letters; the last one may be cut off."
     return re.findall(r"\w+", text.lower())[:-1]
 
+def pairs_of(words): return list(zip(words, words[1:], strict=False))
+
 def written(model, prompt, latent, n):
     "Texts, drawn at temperature 0.8."
     options = dict(max_bytes=LENGTH, temperature=.8, latent=latent)
     return [generate(model, prompt, seed=i, **options) for i in range(n)]
 
-def writing(model, corpus, prompt, n):
-    "How many of the words exist that it writes with and without latent blocks, and the beginning of what it writes."
-    values, _ = corpus.read(0, corpus.size)
-    known, found = set(words_of(values.tobytes().decode(errors='replace'))), {}
+def known(corpus):
+    "The words of a text and its pairs of neighbours."
+    words = words_of(all_of(corpus))
+    return set(words), set(pairs_of(words))
+
+def all_of(corpus): return corpus.read(0, corpus.size)[0].tobytes().decode(errors='replace')
+
+def share_known(texts, exist, together):
+    "How many words texts have, the share that exists, and the share of their pairs of neighbours that does."
+    words = [words_of(t) for t in texts]
+    pairs, words = sum(map(pairs_of, words), []), sum(words, [])
+    return len(words), share(words, exist), share(pairs, together)
+
+def share(some, of): return sum(x in of for x in some) / max(1, len(some))
+
+def writing(model, corpus, held, prompt, n):
+    "How many words and pairs exist of what it writes, with latent blocks and without; a piece of it; the text itself."
+    sets, found = known(corpus), {}
+    found['words_text'], found['exist_text'], found['pairs_text'] = share_known([all_of(held)], *sets)
     for name, latent in ('on', True), ('off', False):
         texts = written(model, prompt, latent, n)
-        words = sum((words_of(prompt + t.text) for t in texts), [])
-        found[f'words_{name}'], found[f'exist_{name}'] = len(words), sum(w in known for w in words) / max(1, len(words))
+        shares = share_known([prompt + t.text for t in texts], *sets)
+        found |= dict(zip((f'words_{name}', f'exist_{name}', f'pairs_{name}'), shares, strict=True))
         found[f'text_{name}'] = prompt + texts[0].marked()
     return found
 
@@ -75,7 +96,7 @@ def measured(model, name, corpus, held, many):
     report = asdict(router_report(model, held, min(many['bytes'], 50_000)))
     kept = {k: report[k] for k in ('precision', 'recall', 'f1', 'random_f1', 'rates', 'entropy')}
     found = dict(bpb=on.bpb, bpb_off=off.bpb, scored=on.bytes, routed=on.routed_fraction, **kept)
-    found |= writing(model, corpus, PROMPTS[name], many['texts'])
+    found |= writing(model, corpus, held, PROMPTS[name], many['texts'])
     if name == 'stories': found |= remembered(model, many['stories'])
     return found
 
@@ -90,7 +111,7 @@ def texts(name, data, smoke):
 def run(size, name, a, many):
     "Train a model as long as it may, and measure it."
     corpus, validation, held = texts(name, a.data, a.smoke)
-    folder = a.runs/f'{size}-{name}-{a.minutes:g}-{a.repeats:g}'
+    folder = a.runs/f'{size}-{name}-{a.minutes:g}-{a.threads}-{a.repeats:g}'
     shape = config(size, **SIZES[size] | DESIGN)
     torch.set_num_threads(a.threads)
     model = train(folder, corpus, shape, settings(size, a), validation)
@@ -111,15 +132,16 @@ def main(args=None):
     p.add_argument('--rows', type=int, default=2)
     p.add_argument('--part', default='0/1', help='i/n: only every n-th model, from the i-th')
     a = parse(p, __file__, args)
-    a.interval, many = 500, dict(bytes=200_000, texts=TEXTS, stories=200)
+    a.interval, many = None, dict(bytes=200_000, texts=TEXTS, stories=200)
     if a.smoke:
         a.only, a.corpora, a.minutes, a.length, a.interval = ['nano'], ['stories'], .005, 128, 2
         a.runs, many = a.results.file.parent/'runs', dict(bytes=500, texts=1, stories=2)
     for size, name in part([(s, c) for s in a.only for c in a.corpora], a.part):
-        line = f'{size}, {name}, {a.rows} x {a.length}, repeats {a.repeats:g}, {a.minutes:g} minutes'
+        line = (f'{size}, {name}, {a.minutes:g} minutes of {a.threads} threads, '
+                f'{a.rows} x {a.length}, repeats {a.repeats:g}')
         if a.results.find(line): continue
         found = run(size, name, a, many)
-        a.results.add(dict(name=line, size=size, corpus=name, minutes=a.minutes) | found |
+        a.results.add(dict(name=line, size=size, corpus=name, minutes=a.minutes, threads=a.threads) | found |
                       stamp(a.command, source(name, a.data), a.threads))
         print(f"{line}: {found['bpb']:.4f} bits per byte", flush=True)
 
