@@ -29,7 +29,7 @@ from pico.train import TrainConfig, train
 FAR, SEED = 200, 7                   # bytes between telling and asking; the seed of the stories that are asked about
 DESIGN = LEARNED | dict(positions='relative', latent_summary='yes', latent_shift='yes', heads_every=32)
 SIZES = {'nano': SHAPES['nano'] | dict(fb_num_blocks=2, latent_num_blocks=2), 'xs': SHAPES['xs'], '10m': SHAPES['10m']}
-RATES = {'nano': 8e-3, 'xs': 6e-3, '10m': 3e-3}
+RATES = {'nano': 8e-3, 'xs': 6e-3, '10m': 4e-3}
 INTERVALS = {'nano': 1000, 'xs': 500, '10m': 200}     # steps between validations, and between checkpoints
 PROMPTS = {'stories': 'Once upon a time', 'russian': 'Жила-была'}
 TEXTS, LENGTH = 16, 600              # that are written to see which words exist, and the bytes of each
