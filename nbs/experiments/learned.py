@@ -2,6 +2,7 @@
 
     python nbs/experiments/learned.py --data DIR                              # six models, four hours each; resumable
     python nbs/experiments/learned.py --data DIR --only nano --corpora russian --minutes 60
+    python nbs/experiments/learned.py --bundled                               # the model that comes along, not trained
 
 A model trains in a run directory under --runs and goes on from its last checkpoint when the command is started again.
 Its schedule is that of its minutes, so a longer training is another run. It is validated on the end of the training
@@ -22,6 +23,7 @@ from common import LEARNED, SHAPES, before_last, config, new_stories, parse, par
 
 from pico.evaluate import bits_per_byte, recall, router_report
 from pico.generate import generate
+from pico.model import Pico
 from pico.record import read_metrics
 from pico.stories import floor, story
 from pico.train import TrainConfig, train
@@ -104,7 +106,7 @@ def measured(model, name, corpus, held, many):
 
 def texts(name, data, smoke):
     "Training text, text to validate on, and held-out text."
-    whole = text(name, 'train', data, 100_000 if smoke else 120_000_000)
+    whole = text(name, 'train', data, 100_000 if smoke else 30_000_000)
     if name == 'stories': return whole, new_stories(60, seed=2), new_stories(80, seed=SEED)
     return *before_last(whole, 200_000), text(name, 'validation', data)
 
@@ -119,6 +121,13 @@ def run(size, name, a, many):
              for m in read_metrics(folder) if m.get('validation_bpb') is not None]
     return dict(parameters=model.num_parameters(), curve=curve) | measured(model, name, corpus, held, many)
 
+def bundled(a, many):
+    "Measure the model that comes along with the package, which learned from the built-in stories."
+    corpus, _, held = texts('stories', a.data, a.smoke)
+    torch.set_num_threads(a.threads)
+    model = Pico.from_pretrained('stories')
+    return dict(parameters=model.num_parameters()) | measured(model, 'stories', corpus, held, many)
+
 def main(args=None):
     p = parser(__doc__)
     p.add_argument('--data', metavar='DIR', help='folder that holds the corpora')
@@ -130,18 +139,23 @@ def main(args=None):
     p.add_argument('--repeats', type=float, default=.15, help='of the training: the part in which rows are repeated')
     p.add_argument('--length', type=int, default=2048, help='bytes in a row')
     p.add_argument('--rows', type=int, default=2)
+    p.add_argument('--bundled', action='store_true', help='measure the model that comes along, and train none')
     p.add_argument('--part', default='0/1', help='i/n: only every n-th model, from the i-th')
     a = parse(p, __file__, args)
     a.interval, many = None, dict(bytes=200_000, texts=TEXTS, stories=200)
     if a.smoke:
         a.only, a.corpora, a.minutes, a.length, a.interval = ['nano'], ['stories'], .005, 128, 2
         a.runs, many = a.results.file.parent/'runs', dict(bytes=500, texts=1, stories=2)
-    for size, name in part([(s, c) for s in a.only for c in a.corpora], a.part):
+    if 'russian' in a.corpora and not (a.data or a.bundled): p.error('Russian stories need --data DIR')
+    asked = [('bundled', 'stories')] if a.bundled else [(s, c) for s in a.only for c in a.corpora]
+    for size, name in part(asked, a.part):
         line = (f'{size}, {name}, {a.minutes:g} minutes of {a.threads} threads, '
                 f'{a.rows} x {a.length}, repeats {a.repeats:g}')
+        if a.bundled: line = 'the model that comes along'
         if a.results.find(line): continue
-        found = run(size, name, a, many)
-        a.results.add(dict(name=line, size=size, corpus=name, minutes=a.minutes, threads=a.threads) | found |
+        how = {} if a.bundled else dict(minutes=a.minutes, threads=a.threads)
+        found = bundled(a, many) if a.bundled else run(size, name, a, many)
+        a.results.add(dict(name=line, size=size, corpus=name) | how | found |
                       stamp(a.command, source(name, a.data), a.threads))
         print(f"{line}: {found['bpb']:.4f} bits per byte", flush=True)
 
