@@ -1,13 +1,14 @@
 """How fast do others learn a text? Pico beside MegaByte, SpaceByte and a Transformer over bytes, at equal time.
 
+    python nbs/experiments/others.py choose --data DIR --megabyte DIR          # which rate: on training text
     python nbs/experiments/others.py --data DIR --megabyte DIR                 # all of MODELS, English and Russian
     python nbs/experiments/others.py --data DIR --megabyte DIR --seconds 900 --only pico spacebyte
 
-The other models are those of github.com/kjslag/spacebyte, from a copy of it (see peers.py), with its optimizer, rates
-and schedule; `--megabyte` names the folder, as in speed.py. A line is one model, trained for so many seconds of one
-thread, on the first nine tenths of a file, and its bits per byte of the beginning of the last tenth. Pico reads that
-through a cache, the others in pieces of LENGTH that overlap by half, of which the new half counts. All see 2,048 bytes
-a step. Sizes are those of `nano`; MegaByte also gets the larger size of speed.py.
+The other models are those of github.com/kjslag/spacebyte, from a copy of it (see peers.py), with its optimizer and
+schedule, and at the best of three rates; `--megabyte` names the folder, as in speed.py. A line is one model, trained
+for so many seconds of one thread, on the first nine tenths of a file, and its bits per byte of the beginning of the
+last tenth. Pico reads that through a cache, the others in pieces of LENGTH that overlap by half, of which the new half
+counts. All see 2,048 bytes a step. Sizes are those of `nano`; MegaByte also gets the larger size of speed.py.
 """
 import math
 import time
@@ -22,6 +23,8 @@ from pico.evaluate import bits_per_byte
 
 ROWS, LENGTH, SCORED = 2, 1024, 100_000
 MODELS = 'pico', 'megabyte', 'small_megabyte', 'spacebyte', 'transformer'
+TRIED = .5, 1., 2.                   # times the repository's own rate
+TIMES = {}                           # what was best of them: what `choose` found
 NOW = CHOICES[NAMES.index('nano now, memory')]
 # SpaceByte goes deep at most so often in a row: about as often as it wants to. Every Cyrillic letter is such a place.
 DEEP = {'english': LENGTH // 4, 'russian': LENGTH // 2}
@@ -42,15 +45,16 @@ def bits_of(text, nats, length=LENGTH, at_once=8):
     total, size = losses[0,:half].sum() + losses[:,half:].sum(), (len(pieces) + 1) * half
     return dict(bpb=total.item() / size / math.log(2), scored=size)
 
-def other(folder, name, text, corpus, seconds, scored=SCORED):
-    "A model of the other repository."
+def other(folder, name, text, corpus, seed, seconds, times):
+    "A model of the other repository, at so many times its own rate."
     training, held_out = (torch.frombuffer(bytearray(t), dtype=torch.uint8).long() for t in text)
     shape = dict(global_context_size=DEEP[corpus]) if name == 'spacebyte' else {}
-    _, nats, done = repository(folder, name, training, seconds, (ROWS, LENGTH), time.thread_time, **shape)
+    _, nats, done = repository(folder, name, training, seconds, (ROWS, LENGTH), time.thread_time, times, seed, **shape)
     return done | bits_of(held_out, nats)
 
 def main(args=None):
     p = parser(__doc__)
+    p.add_argument('stage', nargs='?', choices=('choose', 'final'), default='final')
     p.add_argument('--data', metavar='DIR', help='folder that holds the corpora')
     p.add_argument('--megabyte', metavar='DIR', help='a copy of github.com/kjslag/spacebyte')
     p.add_argument('--corpora', nargs='*', choices=DEEP, default=list(DEEP))
@@ -60,20 +64,26 @@ def main(args=None):
     p.add_argument('--part', default='0/1', help='i/n: only every n-th model, from the i-th')
     a = parse(p, __file__, args)
     if a.smoke: a.corpora, a.only, a.seconds = ['stories'], ['pico'], [.2]
-    asked = [(s, c, m, seed) for seed in a.seeds for s in a.seconds for c in a.corpora for m in a.only]
-    for seconds, corpus, name, seed in part(asked, a.part):
+    asked = [(s, c, m, seed, None) for seed in a.seeds for s in a.seconds for c in a.corpora for m in a.only]
+    if a.stage == 'choose': asked = [(60., 'english', m, 0, t) for m in a.only if m != 'pico' for t in TRIED]
+    for seconds, corpus, name, seed, tried in part(asked, a.part):
         row = f'{corpus}, {name}, {seconds:g} s, seed {seed}'
+        if tried: row = f'choose, {row}, rate x {tried:g}'
         if a.results.find(row): continue
-        training, held_out = texts(corpus, a.data)
+        training, held_out = texts(corpus, a.data, tried)
         text = training, held_out[:500 if a.smoke else SCORED]
-        found = pico(text, seed, seconds) if name == 'pico' else other(a.megabyte, name, text, corpus, seconds)
-        a.results.add(dict(name=row, corpus=corpus, model=name, seed=seed, seconds=seconds) | found |
-                      stamp(a.command, source(corpus, a.data)))
+        times = tried or TIMES.get(name, 1.)
+        if name == 'pico': found = pico(text, seed, seconds)
+        else: found = other(a.megabyte, name, text, corpus, seed, seconds, times)
+        asked_for = dict(stage=a.stage, corpus=corpus, model=name, seed=seed, seconds=seconds, times=times)
+        a.results.add(dict(name=row) | asked_for | found | stamp(a.command, source(corpus, a.data)))
         print(f"{row}: {found['bpb']:.4f} bits per byte, {found['steps']:,} steps", flush=True)
 
-def texts(corpus, data):
-    "Training text and held-out text, as bytes."
+def texts(corpus, data, choosing=None):
+    "Training text and held-out text, as bytes; to choose by, training text and the ninth of it before the other."
     if corpus == 'stories': return b'The mouse went home. ' * 5000, b'The mouse went home. ' * 50
-    return divided(f'{data}/{CORPORA[corpus][0]}')
+    training, held_out = divided(f'{data}/{CORPORA[corpus][0]}')
+    cut = len(training) * 8 // 9
+    return (training[:cut], training[cut:]) if choosing else (training, held_out)
 
 if __name__ == '__main__': main()

@@ -139,13 +139,13 @@ def its_models(folder):
                 spacebyte=make('spacebyte', 'SpaceByte', n_initial_layers=1, local_attention_window=64, **small),
                 transformer=make('transformer', 'Transformer', d_model=128, n_layers=3, d_key=32))
 
-def repository(folder, name, train, seconds, size=(ROWS, LENGTH), clock=time.perf_counter, **shape):
-    "One of its models after so long with the repository's settings, the nats of a row's bytes, and what was done."
-    torch.manual_seed(0)
+def repository(folder, name, train, seconds, size=(ROWS, LENGTH), clock=time.perf_counter, times=1., seed=0, **shape):
+    "One of its models after so long at so many times its own rate, the nats of a row's bytes, and what was done."
+    torch.manual_seed(seed)
     model = its_models(folder)[name](size[1], **shape).train()
     groups = [dict(params=[p], lr_mult=getattr(p, 'lr_mult', 1), weight_decay=.01 * getattr(p, 'weight_decay_mult', 1))
               for p in model.parameters()]
-    rate, random = .5e-2 * size[0]**.5, torch.Generator().manual_seed(0)
+    rate, random = times * .5e-2 * size[0]**.5, torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(.9, .98))
     def nats(rows): # (B, T) -> (B, T), each byte's
         begin = rows.new_full((len(rows), 1), 255)
