@@ -63,27 +63,22 @@ class PicoConfig(Settings):
         return blocks * 3 * self.dim**2 + 256 * self.dim + self.next_tokens
 
 # %% ../nbs/07_model.ipynb #ac968c82
+# what all presets but the original's have in common
+_COMMON = dict(latent_capacity_factor=3/16, router='rising', positions='relative', heads='chained', heads_every=16,
+               latent_carry=True, latent_summary=True, latent_shift=True)
 PRESETS = {
     # the demo: minutes on a laptop
-    'nano': dict(dim=96, next_tokens=4, att_q_heads=6, att_kv_heads=2, fb_num_blocks=2, fb_att_window_size=16,
-                 latent_capacity_factor=3/16, latent_num_blocks=2, latent_att_window_size=256,
-                 router='rising', positions='relative', latent_carry=True, latent_summary=True, latent_shift=True,
-                 heads='chained', heads_every=32),
+    'nano': _COMMON | dict(dim=96, next_tokens=4, att_q_heads=6, att_kv_heads=2, heads_every=32, fb_num_blocks=2,
+                           fb_att_window_size=16, latent_num_blocks=2, latent_att_window_size=256),
     # the shape of the original's only preset
-    'xs':   dict(dim=128, next_tokens=8, att_q_heads=9, att_kv_heads=3, fb_num_blocks=2, fb_att_window_size=16,
-                 latent_capacity_factor=3/16, latent_num_blocks=12, latent_att_window_size=512,
-                 router='rising', positions='relative', latent_carry=True, latent_summary=True, latent_shift=True,
-                 heads='chained', heads_every=16),
+    'xs':   _COMMON | dict(dim=128, next_tokens=8, att_q_heads=9, att_kv_heads=3, fb_num_blocks=2,
+                           fb_att_window_size=16, latent_num_blocks=12, latent_att_window_size=512),
     # the shape of the model in the original's README
-    '10m':  dict(dim=372, next_tokens=8, att_q_heads=9, att_kv_heads=3, fb_num_blocks=2, fb_att_window_size=32,
-                 latent_capacity_factor=3/16, latent_num_blocks=8, latent_att_window_size=512,
-                 router='rising', positions='relative', latent_carry=True, latent_summary=True, latent_shift=True,
-                 heads='chained', heads_every=16),
+    '10m':  _COMMON | dict(dim=372, next_tokens=8, att_q_heads=9, att_kv_heads=3, fb_num_blocks=2,
+                           fb_att_window_size=32, latent_num_blocks=8, latent_att_window_size=512),
     # for a GPU
-    '100m': dict(dim=1024, next_tokens=8, att_q_heads=16, att_kv_heads=4, fb_num_blocks=2, fb_att_window_size=32,
-                 latent_num_blocks=11, latent_att_window_size=512, latent_capacity_factor=3/16,
-                 router='rising', positions='relative', latent_carry=True, latent_summary=True, latent_shift=True,
-                 heads='chained', heads_every=16),
+    '100m': _COMMON | dict(dim=1024, next_tokens=8, att_q_heads=16, att_kv_heads=4, fb_num_blocks=2,
+                           fb_att_window_size=32, latent_num_blocks=11, latent_att_window_size=512),
 }
 # the original's design to the letter, at its only size
 PRESETS['original'] = PRESETS['xs'] | dict(latent_capacity_factor=.25, router='topk', positions='alibi',
