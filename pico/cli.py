@@ -286,7 +286,7 @@ def generate_parser()->Parser:
                           help='never draft: one byte for each forward pass; the same text')
     p.add_argument('--ignore_end', action='store_true', help='go on past the end of a document, with a new one')
     p.add_argument('--no_latent', action='store_true', help='switch the latent blocks off')
-    p.add_argument('--html', metavar='FILE', help='also write a page with the routed bytes shaded')
+    p.add_argument('--html', metavar='FILE', help='also write a page with a blue line above routed bytes')
     return p
 
 # %% ../nbs/13_cli.ipynb #6f4f54fd

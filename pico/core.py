@@ -186,9 +186,9 @@ MOVED = {
                                                      'read_weights'], 'pretrained'),
     'parallel': {'agree': 'parallel.all_reduce_max', 'alone': 'parallel.on_rank0', 'join': 'parallel.join_group',
                  'leave': 'parallel.leave_group', 'shared': 'parallel.broadcast', 'waiting': 'parallel.no_sync'},
-    'router': dict.fromkeys(['pack', 'unpack', 'carried', 'keep_last', 'DepthCache', 'MixtureOfDepths'], 'depth')
+    'router': dict.fromkeys(['pack', 'unpack', 'carried', 'DepthCache', 'MixtureOfDepths'], 'depth')
               | dict.fromkeys(['RunningQuantile', 'below_ceiling', 'ThresholdRouter', 'PredictorRouter'], 'capacity')
-              | {'best_of': 'router.topk_mask', 'Predictor': 'capacity.PredictorRouter',
+              | {'keep_last': 'cache', 'best_of': 'router.topk_mask', 'Predictor': 'capacity.PredictorRouter',
                  'Threshold': 'capacity.ThresholdRouter'},
     'train': dict.fromkeys(['MAY_CHANGE', 'OPTIMIZERS', 'SCHEDULES', 'TRAINING', 'publish', 'same_text'], 'run')
              | dict.fromkeys(['cut_metrics', 'metrics_line', 'metrics_lines', 'open_tracker', 'plot_run',

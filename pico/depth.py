@@ -68,7 +68,7 @@ def carried(
 
 # %% ../nbs/05a_depth.ipynb #fe9393e7
 class Summary(nn.Module):
-    "What tells words from one another: a weighted sum of the bytes since the last chosen one, brought to length."
+    "What tells words from one another: a weighted sum of the bytes since the last chosen one, normalised."
     def __init__(self,
         dim:int,    # width of the residual stream
         taps:int=8, # how many bytes are summed at most

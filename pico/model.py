@@ -39,7 +39,7 @@ class PicoConfig(Settings):
     positions:str = setting('alibi', choices=POSITIONS)    # how attention knows where bytes are, one of `POSITIONS`
     latent_carry:bool = setting(False)                     # give the bytes after a routed one a share of its change
     latent_summary:bool = setting(False)                   # a routed byte brings a summary of its word
-    latent_shift:bool = setting(False)                     # latent values stand beside the key of the byte before
+    latent_shift:bool = setting(False)                     # a latent value stands beside the key of the one before
     marks:str = setting('bytes', choices=MARKS)            # how documents are marked, a name in `pico.data.MARKS`
     heads:str = setting('linear', choices=HEADS)           # how byte heads 2 to N are built, a name in `HEADS`
     heads_every:int = setting(1, least=1, below=2**31)     # they learn from every so many-th byte
@@ -180,7 +180,7 @@ class Pico(nn.Module, Files):
         "A few sentences for the model card."
         c = self.config
         learns = any(p.requires_grad for p in self.latent.router.parameters())
-        share = f', at most {c.latent_capacity_factor:.1%} of them' if learns else ''
+        share = f', about {c.latent_capacity_factor:.1%} of them' if learns else ''
         return (f"A byte-level language model of {self.num_parameters():,} parameters, {c.dim} wide. Full-byte blocks: "
                 f"{c.fb_num_blocks} before and {c.fb_num_blocks} after the latent blocks, of which there are "
                 f"{c.latent_num_blocks}. The router `{c.router}` says which bytes go through the latent blocks{share}.")

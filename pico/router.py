@@ -37,7 +37,7 @@ class Router(nn.Module):
     "Decides which bytes go through the latent blocks. Subclasses define `forward`; a new router is one small class."
     memory = 0          # how many bytes before a byte the rule needs to see
     carries = False     # was it measured to gain by carrying (chapter 05a)?
-    budget = 1/4        # the capacity that presets give it
+    budget = 1/4        # the capacity factor that presets give it
     weighs = True       # is the change multiplied by the weight? if not, it only says how sure the router is
     def __init__(self,
         dim:int,        # width of the residual stream

@@ -88,7 +88,7 @@ def swap_router(model, how):
 def random_model(router, seed=0, **fields):
     torch.manual_seed(seed)
     shape = dict(dim=30, att_q_heads=6, att_kv_heads=3, next_tokens=3, fb_num_blocks=2, fb_att_window_size=4,
-                 latent_num_blocks=2, latent_att_window_size=9)
+                 latent_num_blocks=2, latent_att_window_size=9, latent_summary=False, latent_shift=False)
     model = Pico(PicoConfig.preset('nano', router=router, **shape | fields)).eval()
     with torch.no_grad():
         for p in model.parameters(): p.add_(torch.randn_like(p) * (.3 if p.dim() == 1 else .1))
@@ -99,7 +99,8 @@ def random_model(router, seed=0, **fields):
 @needs_node
 @pytest.mark.parametrize('router', 'rising tuned words topk threshold space whitespace stride random all none'.split())
 @pytest.mark.parametrize('fields', [dict(positions='alibi'), dict(positions='relative'), dict(positions='none'),
-                                    dict(positions='rope', latent_carry=True, heads='linear')], ids=str)
+                                    dict(positions='rope', latent_carry=True, heads='linear'),
+                                    dict(latent_summary=True, latent_shift=True)], ids=str)
 def test_logits_are_pythons(router, fields, tmp_path):
     text = np.random.default_rng(3).integers(0, 256, 600).astype(np.uint8).tobytes()
     worst, other, share = compare(tmp_path, random_model(router, **fields), text)
