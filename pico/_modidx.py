@@ -898,6 +898,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'pico.train.as_asked': ('train.html#as_asked', 'pico/train.py'),
                             'pico.train.backward': ('train.html#backward', 'pico/train.py'),
                             'pico.train.decide': ('train.html#decide', 'pico/train.py'),
+                            'pico.train.enough_memory': ('train.html#enough_memory', 'pico/train.py'),
                             'pico.train.loop': ('train.html#loop', 'pico/train.py'),
                             'pico.train.lr_factor': ('train.html#lr_factor', 'pico/train.py'),
                             'pico.train.make_optimizer': ('train.html#make_optimizer', 'pico/train.py'),

@@ -200,14 +200,15 @@ def flex_blocks(
     block:int=128, # queries, and keys, per block
 )->BlockMask:
     "The blocks of keys that each block of queries has to visit."
-    at = torch.arange(-(-T // block), device=device) * block + S - T      # where the first query of each block stands
-    first = (at - W).clamp(min=0) // block
-    last = (at + block - 1).clamp(max=S-1) // block
-    blocks = -(-S // block)
-    order = (first[:,None] + torch.arange(blocks, device=device)) % blocks      # those to visit come first
-    mask_mod = flex_mask(torch.tensor(W, device=device), torch.tensor(S - T, device=device))
-    return BlockMask.from_kv_blocks((last - first + 1).int()[None,None], order.int()[None,None],
-                                    BLOCK_SIZE=block, mask_mod=mask_mod, seq_lengths=(T, S))
+    with torch.inference_mode(False):                             # what is kept must serve in training too
+        at = torch.arange(-(-T // block), device=device) * block + S - T        # where each block's first query stands
+        first = (at - W).clamp(min=0) // block
+        last = (at + block - 1).clamp(max=S-1) // block
+        blocks = -(-S // block)
+        order = (first[:,None] + torch.arange(blocks, device=device)) % blocks  # those to visit come first
+        mask_mod = flex_mask(torch.tensor(W, device=device), torch.tensor(S - T, device=device))
+        return BlockMask.from_kv_blocks((last - first + 1).int()[None,None], order.int()[None,None],
+                                        BLOCK_SIZE=block, mask_mod=mask_mod, seq_lengths=(T, S))
 
 # %% ../nbs/03_attention.ipynb #cf72d988
 @lru_cache(1)

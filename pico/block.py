@@ -50,7 +50,7 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x:Tensor)->Tensor: # (..., D)
         "Every vector at unit root mean square, times the weight."
         D, w = x.shape[-1], self.weight
-        elsewhere = x.is_cuda or torch.compiler.is_compiling()    # where steps are fused anyway
+        elsewhere = x.device.type != 'cpu' or torch.compiler.is_compiling()    # where steps are fused anyway
         if elsewhere or x.dtype != w.dtype or self.eps is not None: return super().forward(x)
         if x.numel() > 64*D: return Normed.apply(x, w)
         zero, small = norm_constants(D, x.dtype)

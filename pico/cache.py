@@ -149,6 +149,8 @@ class FewBytes(Plan):
             p, self.held = seen % R, min(R, seen + T)
             self.to   = cache.around.narrow(2, p, T)
             self.bias = ring.table(T, G, slopes, dtype).narrow(3, R-p, self.held)
+            # kernels of a GPU read 16 bytes at once, from addresses that can be divided by 16
+            if self.bias.is_cuda: self.bias = self.bias.clone(memory_format=torch.contiguous_format)
         else:
             at, to = cache.places(T, lengths)
             self.to, self.held = cache.spread(to[:,None]), R

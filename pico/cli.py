@@ -80,10 +80,12 @@ def config_file(
     "What another run was asked to do. Its seal is not looked at: who copies the file may change it."
     if file is None: return dict(settings={}, config={}, data={})
     file = Path(file)/'train.json' if Path(file).is_dir() else Path(file)
-    d = read_json(file)
-    if not all(isinstance(d.get(k), dict) for k in ('settings', 'config')):
+    d = dict(data={}) | read_json(file)
+    good = all(isinstance(d.get(k), dict) for k in ('settings', 'config', 'data'))
+    kinds = dict(source=str, column=str, limit=int, streaming=bool)
+    if not good or not all(isinstance(d['data'].get(k), kind | None) for k, kind in kinds.items()):
         raise InputError(f"{file} does not describe a run: give the train.json of one")
-    return dict(data={}) | d
+    return d
 
 def asked_anew(
     a, # arguments of `pico-train`
@@ -91,7 +93,8 @@ def asked_anew(
     "What a new run was asked for: the flags, over another run's or over the preset."
     if a.config and a.preset: raise InputError("--config and --preset both name a design: give one of them")
     like, preset = config_file(a.config), a.preset or default_preset(a.device or 'auto')
-    how = dict(column=a.column or like['data'].get('column') or 'text', limit=a.limit or like['data'].get('limit'),
+    how = dict(column=a.column or like['data'].get('column') or 'text',
+               limit=like['data'].get('limit') if a.limit is None else a.limit,
                streaming=a.streaming or like['data'].get('streaming', False), start=a.start)
     flags, training = given(a, PicoConfig), given(a, TrainConfig)
     if a.config: design = PicoConfig.from_dict(like['config'] | flags)
@@ -112,7 +115,7 @@ def asked(
         preset = PicoConfig.preset(a.preset).to_dict()
         design = {k: preset[k] for k in SHAPE} | design
     settings = TrainConfig.from_dict(old['settings'] | like['settings'] | given(a, TrainConfig))
-    how = dict(column=a.column or data.get('column') or 'text', limit=a.limit or data.get('limit'),
+    how = dict(column=a.column or data.get('column') or 'text', limit=data.get('limit') if a.limit is None else a.limit,
                streaming=a.streaming or data.get('streaming', False), start=a.start or data.get('start'))
     return a.source or data.get('source'), PicoConfig.from_dict(old['config'] | like['config'] | design), settings, how
 
@@ -122,7 +125,8 @@ def opening_words(
     column:str='text',
 )->str:          # at most 24 characters
     "How a text of this kind begins, for a prompt to try."
-    text = to_text(next(load_corpus(source, 'train', column).documents())[:100]).strip()
+    try: text = to_text(next(load_corpus(source, 'train', column).documents())[:100]).strip()
+    except InputError: return ''                                  # the model is there all the same
     line = text.splitlines()[0] if text else ''
     return line if len(line) <= 24 else line[:25].rpartition(' ')[0] or line[:24]
 
@@ -200,7 +204,7 @@ def held_out_text(
     marks:str, # how the model's documents are marked
 )->tuple:      # the name of the source, and a corpus
     "The text to score."
-    data = what_was_asked(a.out or 'stories').get('data', {})
+    data = {} if a.out in (None, 'stories') else what_was_asked(a.out).get('data', {})
     source, column = a.source or data.get('source') or 'stories', a.column or data.get('column') or 'text'
     how:dict = dict(marks=marks, rule=data.get('rule', 1) if data and not a.source else RULE)
     streamed = a.streaming or data.get('streaming') and not a.source

@@ -55,11 +55,14 @@ class OpenFile:
         size:int,  # bytes, all of which must be there: InputError if the file has become shorter
     )->np.ndarray: # (size,) uint8
         "A part of the file."
-        data = self._part(start, size)
-        while 0 < len(data) < size: # the system gives at most about 2 GB at once
-            more = self._part(start + len(data), size - len(data))
-            if not more: break
-            data += more
+        try:
+            data = self._part(start, size)
+            while 0 < len(data) < size: # the system gives at most about 2 GB at once
+                more = self._part(start + len(data), size - len(data))
+                if not more: break
+                data += more
+        except OSError as e:
+            raise InputError(f"{self.path} could not be read ({e.strerror}): mend that and start again") from None
         if len(data) < size: raise shorter(self.path)
         return np.frombuffer(data, np.uint8)
 
@@ -305,12 +308,13 @@ def split_pieces(
     whole:bool=False, # never cut a document where there are several
     pieces_of=list,   # a function that makes pieces of what stands in `data`
 )->tuple:             # pieces, and the bytes of this split and of its counterpart
-    "The documents of a split: the source's own, or if it has but one part, 90% or 10% of that."
+    "The documents of a split: the source's own, or if it has nothing to test on, 90% or 10% of what it has."
     if split == 'all':
         pieces = [p for s in data for p in pieces_of(data[s])]
         return pieces, {'all': total_bytes(pieces)}
-    if len(data) == 1 and split in ('train', 'validation'):
-        both = _divided(pieces_of(*data.values()), whole)
+    known = next(iter(data)) if len(data) == 1 else find_split(data, 'train')
+    if split in ('train', 'validation') and known and (len(data) == 1 or not find_split(data, 'validation')):
+        both = _divided(pieces_of(data[known]), whole)
         return both[split], {s: total_bytes(p) for s, p in both.items()}
     name = find_split(data, split)
     if name is None:

@@ -191,13 +191,15 @@ def through(self:MixtureOfDepths,
     documents:Tensor=None, # (B, T) which document each byte belongs to; None = all are one
 )->tuple:          # weighted changes (B, C, D), where they belong (B, C), and how many of them are real (B,)
     "Send the chosen bytes through the blocks."
-    packed, positions, counts = pack(x, route.chosen, self.multiple)
+    # a cache must not take what only fills a row up for bytes
+    packed, positions, counts = pack(x, route.chosen, self.multiple if cache is None else 1)
     if not packed.numel(): return packed, positions, counts
     if self.summary is not None:
         packed = packed + self.summary(*self.with_before(values, route.chosen, positions, cache), documents)
     of = None if documents is None else documents.gather(1, positions)
     out = Stack.forward(self, packed, cache and cache.kv, counts if len(x) > 1 else None, of)
-    return weighted((out - packed).to(x.dtype), positions, self.router.factor(route)), positions, counts
+    change = weighted(out - packed, positions, self.router.factor(route))
+    return change.to(x.dtype), positions, counts
 
 # %% ../nbs/05a_depth.ipynb #ef07e5f4
 @patch

@@ -16,6 +16,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tempfile
 from pathlib import Path
 import numpy as np
@@ -259,7 +260,10 @@ def _fill(
             index = make(out)
             out.flush()
             os.fsync(out.fileno())
-        (new/'index.json').write_text(json.dumps(index))
+        with open(new/'index.json', 'w') as out:
+            json.dump(index, out)
+            out.flush()
+            os.fsync(out.fileno())
         with contextlib.suppress(OSError): new.rename(folder) # another process may have been first
 
 def kept(
@@ -267,11 +271,15 @@ def kept(
     make,     # see `in_memory`
 )->tuple:     # `Piece`, and what there is to know
     "A text from the cache; made first, and in memory if the cache cannot be written."
-    try:
-        folder = cache_folder()/name
-        if not folder.exists(): _fill(folder, make)
-        index = json.loads((folder/'index.json').read_text())
-        if (folder/'text').stat().st_size == sum(index['lengths']): return Piece(folder/'text', index['lengths']), index
-    except InputError: raise
-    except (OSError, ValueError, KeyError, TypeError): pass # a damaged cache is made again
+    for _ in range(2):
+        try:
+            folder = cache_folder()/name
+            if not folder.exists(): _fill(folder, make)
+            index = json.loads((folder/'index.json').read_text())
+            size = (folder/'text').stat().st_size
+            if size == sum(index['lengths']): return Piece(folder/'text', index['lengths']), index
+        except InputError: raise
+        except OSError: break                                     # nothing can be kept here
+        except (ValueError, KeyError, TypeError): pass
+        shutil.rmtree(folder, ignore_errors=True)                 # damaged: it is made again
     return in_memory(make)

@@ -30,11 +30,11 @@ class PicoConfig(Settings):
     att_q_heads:int = setting(least=1, below=2**31)        # query heads
     att_kv_heads:int = setting(least=1, below=2**31)       # key/value heads, a divisor of the query heads
     fb_num_blocks:int = setting(least=0, below=2**31)      # full-byte blocks before, and again after, the latent ones
-    fb_att_window_size:int = setting(least=0, below=2**31) # bytes a full-byte block looks back
+    fb_att_window_size:int = setting(least=0, below=2**20) # bytes a full-byte block looks back
     # fraction of bytes that should go through the latent blocks
     latent_capacity_factor:float = setting(least=0, most=1, why=', a fraction of the bytes')
     latent_num_blocks:int = setting(least=0, below=2**31)  # latent blocks
-    latent_att_window_size:int = setting(least=0, below=2**31) # routed bytes a latent block looks back
+    latent_att_window_size:int = setting(least=0, below=2**20) # routed bytes a latent block looks back
     router:str = setting('topk', choices=ROUTERS)          # a name in `pico.router.ROUTERS`; one of your own counts too
     positions:str = setting('alibi', choices=POSITIONS)    # how attention knows where bytes are, one of `POSITIONS`
     latent_carry:bool = setting(False)                     # give the bytes after a routed one a share of its change

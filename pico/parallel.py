@@ -49,7 +49,12 @@ def join_group()->tuple: # rank and number of processes
     if not dist.is_initialized():
         gpu = torch.cuda.is_available()
         # one GPU for each process of a machine
-        if gpu: torch.cuda.set_device(from_environment('LOCAL_RANK', 0) % torch.cuda.device_count())
+        if gpu:
+            here, cards = from_environment('LOCAL_WORLD_SIZE', 1, least=1), torch.cuda.device_count()
+            if here > cards:
+                raise InputError(f"{here} processes were started on a machine with {cards} GPUs: give torchrun "
+                                 f"--nproc_per_node {cards}")
+            torch.cuda.set_device(from_environment('LOCAL_RANK', 0) % cards)
         try: dist.init_process_group('cpu:gloo,cuda:nccl' if gpu else 'gloo', timeout=timedelta(minutes=30))
         except (RuntimeError, ValueError) as e:
             raise InputError(f"the processes could not find each other ({str(e).splitlines()[0][:100]}): "

@@ -219,11 +219,13 @@ class Files(PyTorchModelHubMixin):
         weights = {k: t.contiguous() for k, t in quantize(self.state_dict(), dtype).items()}
         d = Path(save_directory)
         d.mkdir(parents=True, exist_ok=True)
-        (d/'config.json').write_text(json.dumps(self.config.to_dict(), indent=2) + '\n', encoding='utf-8')
+        new = {name: d/f'.{name}.tmp' for name in ('model.safetensors', 'config.json')}
         about = (self.about or {}) | dict(stored=dtype, version=f'pico-lm {__version__}')
         if not (d/'README.md').exists(): (d/'README.md').write_text(card(self.describe(), about), encoding='utf-8')
-        save_file(weights, d/'model.safetensors', self.header())
-        shutil.copymode(d/'config.json', d/'model.safetensors')   # safetensors writes files that nobody else may read
+        save_file(weights, new['model.safetensors'], self.header())
+        new['config.json'].write_text(json.dumps(self.config.to_dict(), indent=2) + '\n', encoding='utf-8')
+        shutil.copymode(new['config.json'], new['model.safetensors'])    # safetensors lets nobody else read
+        for name, written in new.items(): os.replace(written, d/name)    # a model that was there stays until now
 
 # %% ../nbs/06a_pretrained.ipynb #88f3f186
 COMES_ALONG = Path(str(files('pico')))/'models'/'stories'

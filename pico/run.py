@@ -23,7 +23,7 @@ from .data import Corpus
 from .streaming import Stream
 from .model import Pico, PicoConfig, read_config, trained_model
 from .checkpoint import Background, MayNotRead, all_steps, copied, flush, load, latest
-from .checkpoint import read_json, reason, save, sha256, write_json, atomic_write
+from .checkpoint import read_json, reason, remedy, save, sha256, write_json, atomic_write
 from .parallel import broadcast, on_rank0, world
 
 # %% ../nbs/10b_run.ipynb #afbb6d04
@@ -42,10 +42,10 @@ class TrainConfig(Settings):
     schedule:str = setting('cosine', choices=SCHEDULES)  # a name in SCHEDULES
     min_lr_ratio:float = setting(.1, least=0, most=1)    # the last learning rate, as a share of the largest
     warmup_steps:int = setting(150, least=0)             # optimizer steps
-    epochs:float | None = setting(None, least=0)         # stop after so many passes over the data
+    epochs:float | None = setting(None, above=0)         # stop after so many passes over the data
     # stop after so many optimizer steps; 3600 where nothing else ends the run
     max_steps:int | None = setting(None, least=1)
-    max_minutes:float | None = setting(None, least=0)    # stop after so many minutes; the schedule finishes on time
+    max_minutes:float | None = setting(None, above=0)    # stop after so many minutes; the schedule finishes on time
     grad_accumulation_steps:int = setting(1, least=1)    # micro-steps added up before each optimizer step
     clip:float = setting(1., least=0)                    # largest norm of the gradient; 0 = no limit
     # in this first part of the run the rows are `repeated` (chapter 01a): stretches of text stand twice
@@ -142,7 +142,7 @@ def same_run(
         if k not in MAY_CHANGE and before.get(k, v) != v:
             raise InputError(f"{k}={v} contradicts the run in {out}, which has {before[k]}: train into another "
                              "directory, or leave it out to go on")
-    if read_config(out/'config.json') != config:
+    if (out/'config.json').exists() and read_config(out/'config.json') != config:
         raise InputError(f"{out/'config.json'} is not what the run in {out} was begun with: restore it, train.json "
                          "has the fields")
 
@@ -150,6 +150,8 @@ def same_run(
 def check_run(out:Path, config:PicoConfig, settings:TrainConfig, data:dict)->bool:
     "Look at a run directory without changing it: is there a run to go on with?"
     if out.exists() and not out.is_dir(): raise InputError(f"{out} is a file: give a directory for the run")
+    if str(out) == 'stories':
+        raise InputError("'stories' is the name of the model that comes along: give another directory, as runs/mine")
     if (out/'train.json').exists():
         same_run(out, config, settings, data)
         return True
@@ -158,9 +160,9 @@ def check_run(out:Path, config:PicoConfig, settings:TrainConfig, data:dict)->boo
     return False
 
 def begin_run(out:Path, config:PicoConfig, settings:TrainConfig, data:dict):
-    "Write what was asked, the description of the run last."
-    atomic_write(out/'config.json', lambda p: p.write_text(json.dumps(config.to_dict(), indent=2) + '\n'))
+    "Write what was asked; the description of the run comes first, for it is what makes a folder a run."
     write_json(out/'train.json', dict(settings=settings.to_dict(), data=data, config=config.to_dict()))
+    atomic_write(out/'config.json', lambda p: p.write_text(json.dumps(config.to_dict(), indent=2) + '\n'))
 
 # %% ../nbs/10b_run.ipynb #7a785d17
 @dataclass
@@ -286,7 +288,9 @@ class Saver:
     def write(self, weights:dict, state:dict, header:dict):
         "The job of the thread."
         out, keep, best = self.run.out, self.run.settings.keep, state['best'][1]
-        flush(out/'metrics.jsonl')
+        try: flush(out/'metrics.jsonl')
+        except OSError as e:
+            raise InputError(f"{out/'metrics.jsonl'} could not be written ({reason(e)}): {remedy(e)}") from None
         new = save(out/'checkpoints', state['step'], weights, state, keep, best, header)
         publish(new, out/'model.safetensors')
 

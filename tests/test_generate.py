@@ -17,8 +17,10 @@ from pico import generate as module
 from pico.core import InputError, to_text
 from pico.data import Corpus, MARKS
 from pico.batches import batch
+from pico.evaluate import bits_per_byte
 from pico.generate import generate, rounds, stream
 from pico.model import Pico, PicoConfig
+from pico.stories import story
 from pico.writing import Writing, verify
 from pico.show import characters
 from pico.speculative import Noise, Pace, accept, accept_drafts, byte_probabilities, choose, pick, scores
@@ -584,3 +586,13 @@ def test_the_speed_command_runs(trained, tmp_path, monkeypatch):
 @pytest.mark.parametrize('stop', [5, [5], ['a', None], {'a': 1}])
 def test_a_stop_that_is_no_text_is_named(stop):
     with pytest.raises(InputError, match='stop='): generate(Pico.from_pretrained('stories'), 'a', 3, stop=stop)
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('speculative', [False, True, 'auto'])
+def test_a_gpu_writes_and_scores(speculative):
+    "What the model that comes along says on a GPU is what it says on a processor, up to rounding."
+    here, there = Pico.from_pretrained('stories'), Pico.from_pretrained('stories', device='cuda')
+    assert generate(there, 'Once upon a time', max_bytes=300, speculative=speculative).bytes
+    text = story(3, seed=9).text
+    for latent in (True, False):
+        assert abs(bits_per_byte(there, text, latent=latent).bpb - bits_per_byte(here, text, latent=latent).bpb) < .01

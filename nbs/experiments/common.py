@@ -77,7 +77,8 @@ def train_step(model, optimizer, x, y, lr, autocast=None, clock=time.thread_time
 def average_weights(average, model, step):
     "Take a step's weights into a running average of about the last tenth of all steps; at step 0 it is a copy."
     for mean, t in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        mean.lerp_(t, 9 / (step + 9))
+        if t.is_floating_point(): mean.lerp_(t, 9 / (step + 9))
+        else: mean.copy_(t)                                       # what a router has counted
 
 @torch.no_grad()
 def follow(average, weights, decay, step):

@@ -113,7 +113,7 @@ def texts(name, data, smoke):
 def run(size, name, a, many):
     "Train a model as long as it may, and measure it."
     corpus, validation, held = texts(name, a.data, a.smoke)
-    folder = a.runs/f'{size}-{name}-{a.minutes:g}-{a.threads}-{a.repeats:g}'
+    folder = a.runs/f'{size}-{name}-{a.minutes:g}-{a.threads}-{a.rows}x{a.length}-{a.repeats:g}'
     shape = config(size, **SIZES[size] | DESIGN)
     torch.set_num_threads(a.threads)
     model = train(folder, corpus, shape, settings(size, a), validation)

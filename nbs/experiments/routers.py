@@ -65,6 +65,7 @@ def train(cell, corpus, held_out, length):
     a finished model. The average, the curve, and the processor seconds of a step."""
     torch.manual_seed(cell.seed)
     model, average = Pico(cell.config).train(), Pico(cell.config).eval()
+    model.latent.router.begin(corpus)
     optimizer = make_optimizer(model, TrainConfig(learning_rate=RATE, optimizer='adamw'))
     curve, took, routed, flops = [], [], [], 0.
     for step in range(length.steps):
