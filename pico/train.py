@@ -269,8 +269,8 @@ def train(
     out, (rank, size) = Path(out), world()
     config, s = as_asked(out, config, settings, preset, start)
     old = what_was_asked(out).get('data', {})
-    limit, start = limit or old.get('limit'), start or old.get('start')         # what is not said is as it was
-    streaming = streaming or old.get('streaming', False)
+    if limit is None: limit = old.get('limit')                    # what is not said is as it was
+    start, streaming = start or old.get('start'), streaming or old.get('streaming', False)
     rule = old.get('rule', 1) if old else RULE                    # a run goes on by the rule that divided its text
     text = as_source(source, column, limit, config.marks, rule, streaming)
     text.prepare(s.batch_size, s.context_len, config.next_tokens, s.seed, rank, size)

@@ -37,6 +37,10 @@ def test_run_directory(run):
     (['stories', '--optimizer', 'magic'], 'magic'),
     (['stories', '--batch_size', '0'], 'batch_size=0'),
     (['stories', '--device', 'abacus'], 'abacus'),
+    (['stories', '--limit', '0'], 'limit=0'),
+    (['stories', '--max_minutes', '0'], 'more than 0'),
+    (['stories', '--epochs', '0'], 'more than 0'),
+    (['stories', '--latent_att_window_size', '100000000'], 'less than 1048576'),
 ])
 def test_bad_arguments(tmp_path, capsys, args, words):
     refused(capsys, train_command, tmp_path/'new', *args, words=words)
@@ -49,6 +53,17 @@ def test_empty_short_and_columnless_data(tmp_path, capsys):
     for name, words in (('empty.txt', 'empty'), ('short.txt', 'context'), ('rows.jsonl', 'body')):
         refused(capsys, train_command, tmp_path/'new', tmp_path/name, *TINY, words=words)
     assert not (tmp_path/'new').exists()
+
+def test_a_run_is_not_called_as_the_model_that_comes_along(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    refused(capsys, train_command, 'stories', 'stories', *TINY, words='runs/mine')
+    assert not Path('stories').exists()
+
+@pytest.mark.parametrize('data', [None, [], {'limit': '1000'}, {'streaming': 1}], ids=str)
+def test_a_config_that_was_edited_wrongly(run, tmp_path, capsys, data):
+    asked = json.loads((run/'train.json').read_text()) | {'data': data}
+    (tmp_path/'asked.json').write_text(json.dumps(asked))
+    refused(capsys, train_command, tmp_path/'new', '--config', tmp_path/'asked.json', words='asked.json')
 
 def test_unknown_hub_id_without_network(tmp_path):
     env = os.environ | {'HF_HUB_OFFLINE': '1', 'HF_DATASETS_OFFLINE': '1'}

@@ -416,6 +416,13 @@ def test_stories(tmp_path):
     assert next(load_corpus('stories', limit=20_000, seed=1).documents()) == story(0, 2).text.encode()
     assert not (tmp_path/'cache').exists()                                  # few stories are simply made again
 
+def test_a_disk_that_fails_is_said_in_a_sentence(tmp_path, monkeypatch):
+    (tmp_path/'a.txt').write_text('a cat and a dog')
+    c = load_corpus(tmp_path/'a.txt', 'all')
+    def broken(*_): raise OSError(5, 'Input/output error')
+    monkeypatch.setattr('pico.data.READ_AT', broken)
+    with pytest.raises(InputError, match='Input/output error'): c.read(0, 5)
+
 def test_many_stories_are_kept_whole_or_not_at_all(tmp_path, monkeypatch):
     want = load_corpus('stories', limit=1_000_000)
     c = load_corpus('stories', limit=1_000_001)
@@ -430,6 +437,11 @@ def test_many_stories_are_kept_whole_or_not_at_all(tmp_path, monkeypatch):
         assert fresh().fingerprint == c.fingerprint
     (folder/'text').write_bytes(b'half')
     assert fresh().fingerprint == c.fingerprint          # a damaged cache is not believed
+    (folder/'index.json').write_text('')                 # as a power cut may leave it
+    assert fresh().fingerprint == c.fingerprint
+    with monkeypatch.context() as m:
+        m.setattr(sources, 'write_stories', lambda *a: pytest.fail('it was not made again for good'))
+        assert fresh().fingerprint == c.fingerprint
     monkeypatch.setenv('PICO_CACHE', str(tmp_path/'other'))
     def killed(out, *a):
         out.write(b'half')

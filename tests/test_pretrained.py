@@ -14,7 +14,8 @@ from pico.core import InputError
 from pico.evaluate import bits_per_byte
 from pico.model import Pico, PicoConfig
 from pico.pretrained import STORED, card, facts_of, header
-from pico.run import what_was_asked
+from pico.run import TrainConfig, what_was_asked
+from pico.train import train
 
 SMALL = dict(dim=48, latent_num_blocks=1)
 
@@ -30,6 +31,17 @@ def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 # --- files
+
+def test_a_model_that_was_there_stays_until_the_new_one_is_whole(model, tmp_path, monkeypatch):
+    model.save_pretrained(tmp_path)
+    other = Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1)).eval()
+    def full(*_): raise OSError(28, 'No space left on device')
+    with monkeypatch.context() as m:
+        m.setattr(os, 'replace', full)
+        with pytest.raises(OSError): other.save_pretrained(tmp_path)
+    assert equal(Pico.from_pretrained(tmp_path), model)
+    other.save_pretrained(tmp_path)
+    assert equal(Pico.from_pretrained(tmp_path), other) and not list(tmp_path.glob('.*'))
 
 def test_one_file_is_enough(model, tmp_path):
     model.save_pretrained(tmp_path/'m')
@@ -175,7 +187,10 @@ def test_a_run_from_a_model(runs):
     assert what_was_asked(runs/'dogs')['config'] == what_was_asked(runs/'cats')['config']
     assert call(*go, '--max_steps', 2) == 0                                # the same command again goes on
     assert call(train_command, runs/'dogs', '--max_steps', 3) == 0         # and without naming it
-    assert what_was_asked(runs/'dogs')['data']['start'] == str(runs/'cats')
+    train(runs/'dogs', runs/'dogs.txt', settings=TrainConfig.from_dict(what_was_asked(runs/'dogs')['settings'] |
+                                                                     {'max_steps': 4}), progress=False)
+    asked = what_was_asked(runs/'dogs')
+    assert (asked['data']['start'], asked['settings']['max_steps']) == (str(runs/'cats'), 4)
 
 def test_a_shape_that_differs_is_refused_by_name(runs, capsys):
     for flag, value, words in (('--dim', 48, 'dim=48'), ('--router', 'space', 'router=space'),
