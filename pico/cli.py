@@ -184,7 +184,7 @@ def add_model(p:Parser):
                    help="run or model directory, or a model on the Hugging Face Hub "
                         "(default: 'stories', the model that comes with the package)")
     p.add_argument('--device', default='auto', metavar='{auto,cpu,cuda,mps}',
-                   help='where to compute (default: auto, a GPU where there is one)')
+                   help='where to compute (default: auto, a CUDA card where there is one)')
 
 # %% ../nbs/13_cli.ipynb #9347b3e3
 def eval_parser()->Parser:

@@ -58,7 +58,7 @@ class TrainConfig(Settings):
     checkpoint_minutes:float = setting(10., least=0)     # at most so long without one
     keep:int = setting(3, least=1)                       # checkpoints kept
     seed:int = setting(0, least=0)                       # of the first weights and of the order of the data
-    # 'auto' | 'cpu' | 'cuda' | 'mps'; auto: a GPU where there is one
+    # 'auto' | 'cpu' | 'cuda' | 'mps'; auto: a CUDA card where there is one
     device:str = setting('auto')
     # 'float32' | 'bfloat16' (autocast) | 'auto': bfloat16 on a GPU
     dtype:str = setting('auto', choices=('auto', 'float32', 'bfloat16'))
