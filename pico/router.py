@@ -83,6 +83,7 @@ def step(self:Router):
 @patch(cls_method=True)
 def multiplications(cls:Router, dim:int)->int: # width of the residual stream; 0 for rules
     "How many multiplications it costs to ask about one byte."
+    # on this device tensors have shapes and nothing else: no memory is filled and no random number is drawn
     with torch.device('meta'): return sum(p.numel() for p in cls(dim, 0.).parameters())
 
 @patch(cls_method=True)

@@ -10,6 +10,7 @@ import configparser
 import json
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,14 +44,24 @@ def titled(file):
     title = ''.join(json.loads(file.read_text(encoding='utf-8'))['cells'][0]['source']).splitlines()[0]
     return f"{file.name.split('_')[0]} {title.lstrip('# ')}"
 
+def shortest(root=ROOT):
+    "File names on the path of two hours, as the index has it: each with the next."
+    index = root/'nbs'/'index.ipynb'
+    if not index.exists(): return {}
+    lines = (line for c in json.loads(index.read_text(encoding='utf-8'))['cells'] for line in c['source'])
+    path = re.findall(r'\]\((\w+\.ipynb)\)', next((line for line in lines if line.startswith('* **Two hours**')), ''))
+    return dict(pairwise(path))
+
 def around(root=ROOT):
     "File name of each chapter -> the line that stands at its end."
-    files, lines = sorted((root/'nbs').glob('[0-9]*.ipynb')), {}
+    files, lines, path = sorted((root/'nbs').glob('[0-9]*.ipynb')), {}, shortest(root)
     for before, file, after in zip([None, *files], files, [*files[1:], None], strict=False):
         answers = f'answers/{file.stem}_answers.ipynb'
         parts = [before and f'[← {titled(before)}]({before.name})',
                  f'[Answers]({answers})' if (root/'nbs'/answers).exists() else None,
                  '[Glossary](glossary.ipynb)', after and f'[{titled(after)} →]({after.name})']
+        further = root/'nbs'/path.get(file.name, file.name)
+        if further not in (file, after): parts.append(f'in two hours: [{titled(further)} →]({further.name})')
         lines[file.name] = ' · '.join(filter(None, parts))
     return lines
 
