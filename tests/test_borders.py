@@ -23,6 +23,8 @@ def model_of(**changes):
     torch.manual_seed(0)
     model = Pico(PicoConfig.preset('nano', **SHAPE | changes)).double().eval()
     for p in model.parameters(): torch.nn.init.normal_(p, std=.3)                 # no weight is left at 0 or 1
+    for name, b in model.named_buffers():
+        if name.endswith('router.pairs'): b.copy_(torch.rand(256, 256) < .3)       # as if it had counted
     return model
 
 def marked(text): return [BEGIN, *text, 255]
@@ -30,11 +32,11 @@ def marked(text): return [BEGIN, *text, 255]
 texts = st.lists(st.binary(max_size=40).map(lambda b: bytes(v % 128 for v in b)), min_size=1, max_size=5)
 
 @pytest.mark.parametrize('positions', ['alibi', 'relative', 'rope', 'none'])
-@pytest.mark.parametrize('carry', [True, False])
+@pytest.mark.parametrize('carry, memory', [(True, True), (False, True), (True, False)])
 @given(texts=texts)
 @settings(deadline=None, derandomize=True, max_examples=10)
-def test_each_document_as_if_alone(texts, positions, carry):
-    model = model_of(positions=positions, latent_carry=carry)
+def test_each_document_as_if_alone(texts, positions, carry, memory):
+    model = model_of(positions=positions, latent_carry=carry, latent_summary=memory, latent_shift=memory)
     with torch.no_grad():
         together = model(torch.tensor([[b for t in texts for b in marked(t)]])).logits
         alone = [model(torch.tensor([marked(t)])).logits for t in texts]
@@ -95,13 +97,28 @@ def test_writing_on_through_documents(monkeypatch, seed, quick):
     with torch.no_grad(): alone = model(torch.tensor([[BEGIN, *b'A', *plain][last:]])).logits[0,:,0]
     torch.testing.assert_close(logits[last:], alone)
 
+@pytest.mark.parametrize('quick', [True, False])
+@pytest.mark.parametrize('heads', ['linear', 'chained'])
+def test_a_batch_goes_on_through_documents(monkeypatch, quick, heads):
+    if not quick: monkeypatch.setattr('pico.generate.quick', lambda model: False)
+    model = model_of(heads=heads, heads_every=1)
+    with torch.no_grad():
+        first = model.unembedding.bias if heads == 'linear' else next(
+            p for n, p in model.unembedding.named_parameters() if n.endswith('bias') and p.numel() >= 256)
+        first.view(-1)[:first.numel()//256*256].view(-1, 256)[:,[255, BEGIN]] += 3.
+    prompts, how = ['A', 'Bcd', ''], dict(max_bytes=100, temperature=1., ignore_end=True)
+    plain = generate(model, prompts, seed=[0, 1, 2], speculative=False, **how)
+    quickly = generate(model, prompts, seed=[0, 1, 2], speculative=True, **how)
+    assert [g.bytes for g in quickly] == [g.bytes for g in plain] and all(BEGIN in g.bytes for g in plain)
+    for s, p in enumerate(prompts): assert generate(model, p, seed=s, speculative=True, **how).bytes == plain[s].bytes
+
 def test_training(tmp_path):
     "It is learned with: a gradient from one document never reaches the bytes of another."
     model = model_of().train()
     corpus = Corpus.from_bytes([b'one', b'two'] * 40)
     x, y = batch(corpus, 0, 2, 60, 3)
     states = []
-    model.fb_in.register_forward_hook(lambda *a: states.append(a[-1]) or a[-1].retain_grad())
+    model.embedding.register_forward_hook(lambda *a: states.append(a[-1]) or a[-1].retain_grad())
     begins = (x == BEGIN).cumsum(1)
     only = y.masked_fill((begins != 3)[...,None], -100)
     model.unembedding.loss(model.states(x)[0], only)[0].backward()             # without the router's own loss

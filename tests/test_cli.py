@@ -96,11 +96,24 @@ def test_a_flag_that_contradicts_the_run(run, capsys, flag):
 
 def test_resuming_with_more_steps_equals_one_go(run, tmp_path):
     text = run.parent/'t.txt'
-    assert call(train_command, tmp_path/'one', text, *TINY, '--max-steps', 6) == 0
-    assert call(train_command, tmp_path/'two', text, *TINY, '--max-steps', 6, '--checkpoint_interval', 3) == 0
+    steady = *TINY, '--schedule', 'constant'
+    assert call(train_command, tmp_path/'one', text, *steady, '--max-steps', 6) == 0
+    for n in (3, 6): assert call(train_command, tmp_path/'two', text, *steady, '--max-steps', n) == 0
     assert (tmp_path/'one/model.safetensors').read_bytes() == (tmp_path/'two/model.safetensors').read_bytes()
     assert call(train_command, tmp_path/'two') == 0                # finished: nothing changes
     assert (tmp_path/'one/model.safetensors').read_bytes() == (tmp_path/'two/model.safetensors').read_bytes()
+
+def test_a_streamed_run_goes_on_and_is_evaluated(tmp_path, capsys):
+    rows = (json.dumps({'text': f'Story {i}. {CATS}'}) + '\n' for i in range(2000))
+    (tmp_path/'a.jsonl').write_text(''.join(rows))
+    assert call(train_command, tmp_path/'r', tmp_path/'a.jsonl', '--streaming', *TINY, '--max_steps', 2) == 0
+    assert call(train_command, tmp_path/'r', '--max_steps', 3) == 0
+    assert call(eval_command, tmp_path/'r', '--max_bytes', 300) == 0
+    refused(capsys, train_command, tmp_path/'n', tmp_path/'a.jsonl', '--streaming', '--epochs', 1, words='nobody knows')
+
+def test_a_limit_that_is_not_said_again_is_as_it_was(tmp_path):
+    assert call(train_command, tmp_path/'l', 'stories', '--limit', 20000, *TINY, '--max_steps', 1) == 0
+    for source in ([], ['stories']): assert call(train_command, tmp_path/'l', *source, '--max_steps', 2) == 0
 
 def test_generate_and_eval(run, capsys, tmp_path):
     assert call(generate_command, run, '--prompt', 'Mia', '--max_bytes', 12, '--mark', '') == 0

@@ -13,7 +13,8 @@ def config(**changes):
     "A tiny shape with every field written out; windows so short that texts leave them."
     fields = dict(dim=24, next_tokens=3, att_q_heads=4, att_kv_heads=2, fb_num_blocks=1, fb_att_window_size=8,
                   latent_capacity_factor=.4, latent_num_blocks=1, latent_att_window_size=6, router='topk',
-                  latent_carry='no', marks='bytes', heads='linear', heads_every=1)
+                  latent_carry='no', marks='bytes', heads='linear', heads_every=1, positions='alibi',
+                  latent_summary=False, latent_shift=False)
     return PicoConfig(**fields | changes)
 
 def make(seed=0, dtype=torch.float64, **changes):
@@ -26,6 +27,7 @@ def make(seed=0, dtype=torch.float64, **changes):
             else: p.add_(.1 * torch.randn_like(p))
         for name, b in model.named_buffers():
             if name.endswith('quantile.value'): b.fill_(.05)
+            if name.endswith('router.pairs'): b.copy_(torch.rand(256, 256) < .3)
     return model.eval()
 
 def allowed():
@@ -85,13 +87,17 @@ def test_a_text_that_repeats_itself_and_prompts_longer_than_a_piece(monkeypatch)
     prompts = ['Mia has a red cat. ' * 20, 'one two three four five six seven ' * 9, 'x']
     for router, carry in (('tuned', 'yes'), ('space', 'yes'), ('predictor', 'no')):
         same(*both(monkeypatch, make(router=router, latent_carry=carry), prompts, max_bytes=40, temperature=.3), 40)
+    today = make(router='rising', latent_carry='yes', **TODAY)
+    same(*both(monkeypatch, today, prompts, max_bytes=40, temperature=.3), 40)
 
 SHAPES = [dict(fb_num_blocks=0), dict(latent_num_blocks=0), dict(latent_num_blocks=2, fb_num_blocks=2),
           dict(next_tokens=1), dict(latent_capacity_factor=0), dict(latent_capacity_factor=1),
           dict(att_kv_heads=4, marks='tags'), dict(fb_att_window_size=0), dict(latent_att_window_size=0)]
+TODAY = dict(positions='relative', latent_summary=True, latent_shift=True, heads='chained')
+SHAPES += [TODAY, TODAY | dict(latent_att_window_size=0), TODAY | dict(fb_att_window_size=0)]
 
 @pytest.mark.parametrize('changes', SHAPES)
-@pytest.mark.parametrize('router, carry', [('tuned', 'yes'), ('stride', 'no')])
+@pytest.mark.parametrize('router, carry', [('tuned', 'yes'), ('stride', 'no'), ('rising', 'yes')])
 def test_other_shapes(monkeypatch, changes, router, carry):
     model = make(router=router, latent_carry=carry, **changes)
     same(*both(monkeypatch, model, RAGGED[1:], max_bytes=16, temperature=.8), 16)

@@ -18,15 +18,20 @@ fast = settings(deadline=None, derandomize=True, max_examples=20)
 def make(router='topk', marks='bytes', seed=0, **kw):
     "A small model in float64 whose router is undecided, so that some bytes go deep and others do not."
     torch.manual_seed(seed)
-    kw = dict(latent_carry='no', heads='linear', heads_every=1) | kw
+    kw = dict(latent_carry='no', positions='alibi', latent_summary=False, latent_shift=False, heads='linear',
+              heads_every=1) | kw
     config = PicoConfig.preset('nano', dim=12, latent_num_blocks=1, next_tokens=2, fb_att_window_size=5,
                                latent_att_window_size=4, router=router, marks=marks, **kw)
     m = Pico(config).double().eval()
     with torch.no_grad():
         for p in m.parameters(): p.mul_(1.5)
+        for name, b in m.named_buffers():
+            if name.endswith('router.pairs'): b.copy_(torch.rand(256, 256) < .3)           # as if it had counted
     return m
 
-MODELS = {(r, k): make(r, k) for r in ROUTERS for k in MARKS}
+TODAY = dict(latent_carry='yes', positions='relative', latent_summary=True, latent_shift=True)
+MODELS = {(r, k, today): make(r, k, **TODAY if today else {})
+          for r in ROUTERS for k in MARKS for today in (False, True)}
 
 @torch.no_grad()
 def naive(model, values, kinds, latent=True):
@@ -51,10 +56,10 @@ def by_hand(docs, marks):
 
 @fast
 @given(st.lists(st.binary(min_size=1, max_size=12), min_size=1, max_size=3), st.sampled_from(sorted(ROUTERS)),
-       st.sampled_from(sorted(MARKS)), st.integers(1, 50), st.booleans())
-def test_equals_the_definition(docs, router, marks, chunk, latent):
+       st.sampled_from(sorted(MARKS)), st.integers(1, 50), st.booleans(), st.booleans())
+def test_equals_the_definition(docs, router, marks, chunk, latent, today):
     "Any bytes (those of marks included), any router, any marks, any chunk."
-    model, corpus = MODELS[router, marks], Corpus.from_bytes(docs, marks)
+    model, corpus = MODELS[router, marks, today], Corpus.from_bytes(docs, marks)
     values, kinds = by_hand(docs, marks)
     if len(values) < 2: return
     bpb, n = naive(model, values, kinds, latent)

@@ -9,10 +9,11 @@ from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
 from conftest import ORIGINAL
 from pico.core import InputError
-from pico.model import Pico, PicoConfig
+from pico.model import PRESETS, Pico, PicoConfig
+from pico.alibi import POSITIONS
 from pico.router import ROUTERS
 
-fast = settings(deadline=None, derandomize=True, max_examples=25)
+fast = settings(deadline=None, derandomize=True, max_examples=40)
 
 @st.composite
 def configs(draw, router=None):
@@ -24,7 +25,9 @@ def configs(draw, router=None):
         fb_num_blocks=draw(st.integers(0, 2)), fb_att_window_size=draw(st.integers(0, 9)),
         latent_capacity_factor=draw(st.sampled_from([0., .125, .25, .5, 1.])),
         latent_num_blocks=draw(st.integers(0, 3)), latent_att_window_size=draw(st.integers(0, 12)),
-        router=router or draw(st.sampled_from(sorted(ROUTERS))), latent_carry=draw(st.booleans()))
+        router=router or draw(st.sampled_from(sorted(ROUTERS))), latent_carry=draw(st.booleans()),
+        positions=draw(st.sampled_from(sorted(POSITIONS))), latent_summary=draw(st.booleans()),
+        latent_shift=draw(st.booleans()))
 
 def make(config, seed=0):
     "A double-precision model with weights large enough for mistakes to show and scores on both sides of the threshold."
@@ -32,7 +35,20 @@ def make(config, seed=0):
     m = Pico(config).double().eval()
     with torch.no_grad():
         for p in m.parameters(): p.add_(torch.randn_like(p) * .1)
+        for name, b in m.named_buffers():
+            if name.endswith('router.pairs'): b.copy_(torch.rand(256, 256) < .3)           # as if it had counted
     return m
+
+NINE = [f.name for f in dataclasses.fields(PicoConfig) if f.default is dataclasses.MISSING]
+
+def test_presets_are_what_chapter_07_says():
+    original = PicoConfig.preset('original')
+    plain = PicoConfig.from_dict({k: getattr(original, k) for k in NINE})
+    assert plain == dataclasses.replace(original, marks='bytes')
+    for name in PRESETS.keys() - {'original'}:
+        c = PicoConfig.preset(name)
+        assert (c.router, c.positions, c.heads) == ('rising', 'relative', 'chained')
+        assert c.latent_carry and c.latent_summary and c.latent_shift and not c.document_borders
 
 def text(seed, B, T): return torch.randint(0, 256, (B, T), generator=torch.Generator().manual_seed(seed))
 
@@ -172,7 +188,7 @@ def test_original_checkpoint_and_independent_computation(shape, routing, tmp_pat
                   f'{p}.att.fused_qkv.weight': rand((H+2*G)*K, D), f'{p}.att.proj.weight': rand(D, H*K),
                   f'{p}.glu.fc1.weight': rand(2*D, D), f'{p}.glu.fc2.weight': rand(D, D)}
     (d/'run').mkdir(parents=True)
-    fields = {k: v for k,v in c.to_dict().items() if k not in ('router', 'marks')}
+    fields = {k: c.to_dict()[k] for k in NINE}                    # what a file of the original has
     (d/'model.json').write_text(json.dumps(fields))
     save_file({k: v.float() for k,v in w.items()}, d/'run'/'00000007.safetensors')
     save_file({k: v.float()*0 for k,v in w.items()}, d/'run'/'00000003.safetensors')
@@ -211,8 +227,9 @@ def test_loss_equals_plain_cross_entropy_of_the_logits(config, seed):
         torch.testing.assert_close(loss.total, .9*lm + .1*aux, rtol=1e-6, atol=1e-7)
     elif out.router_logits is None: torch.testing.assert_close(loss.total, lm, rtol=1e-6, atol=1e-7)
 
-def test_every_parameter_gets_a_gradient():
-    m = make(PicoConfig.preset('nano', dim=24, **ORIGINAL)).train()
+@pytest.mark.parametrize('design', [ORIGINAL, dict(heads_every=4)], ids=['original', 'today'])
+def test_every_parameter_gets_a_gradient(design):
+    m = make(PicoConfig.preset('nano', dim=24, **design)).train()
     x = text(0, 2, 64)
     m.loss(x[:,:-4], x.unfold(1, 5, 1)[...,1:]).total.backward()
     for n,p in m.named_parameters(): assert p.grad is not None and p.grad.abs().sum() > 0, n
