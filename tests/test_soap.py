@@ -453,6 +453,7 @@ def test_several_processes_equal_one(tmp_path, world):
                 torch.testing.assert_close(torch.as_tensor(whole['state'][i][k]), torch.as_tensor(v), rtol=1e-3,
                                            atol=1e-4)
 
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='uses the tools of test_train')
 def test_a_killed_training_run_goes_on_with_the_same_bits(tmp_path):
     import test_train as t
     t.go(tmp_path/'a', optimizer='soap', max_steps=24)
@@ -478,6 +479,7 @@ def _train(rank, world, folder):
     t.go(f'{folder}/many', optimizer='soap')
     leave_group()
 
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='uses the tools of test_train')
 def test_two_processes_train_as_one_and_one_goes_on(tmp_path):
     import test_train as t
     import torch.multiprocessing as mp
