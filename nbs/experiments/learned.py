@@ -117,9 +117,9 @@ def run(size, name, a, many):
     shape = config(size, **SIZES[size] | DESIGN)
     torch.set_num_threads(a.threads)
     model = train(folder, corpus, shape, settings(size, a), validation)
-    last = read_metrics(folder)[-1]
-    done = dict(parameters=model.num_parameters(), steps=last['step'], read=last['bytes'], seconds=last['seconds'])
-    return done | measured(model, name, corpus, held, many)
+    curve = [(round(m['seconds']), m['step'] * a.rows * a.length, round(m['validation_bpb'], 4))
+             for m in read_metrics(folder) if m.get('validation_bpb') is not None]
+    return dict(parameters=model.num_parameters(), curve=curve) | measured(model, name, corpus, held, many)
 
 def bundled(a, many):
     "Measure the model that comes along with the package, which learned from the built-in stories."
