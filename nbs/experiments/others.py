@@ -5,7 +5,7 @@
     python nbs/experiments/others.py --data DIR --megabyte DIR --seconds 900 --only pico spacebyte
 
 The other models are those of github.com/kjslag/spacebyte, from a copy of it (see peers.py), with its optimizer and
-schedule, and at the best of three rates; `--megabyte` names the folder, as in speed.py. A line is one model, trained
+schedule, and at the best of four rates; `--megabyte` names the folder, as in speed.py. A line is one model, trained
 for so many seconds of one thread, on the first nine tenths of a file, and its bits per byte of the beginning of the
 last tenth. Pico reads that through a cache, the others in pieces of LENGTH that overlap by half, of which the new half
 counts. All see 2,048 bytes a step. Sizes are those of `nano`; MegaByte also gets the larger size of speed.py.
@@ -23,7 +23,7 @@ from pico.evaluate import bits_per_byte
 
 ROWS, LENGTH, SCORED = 2, 1024, 100_000
 MODELS = 'pico', 'megabyte', 'small_megabyte', 'spacebyte', 'transformer'
-TRIED = .5, 1., 2.                   # times the repository's own rate
+TRIED = .5, 1., 2., 4.               # times the repository's own rate
 TIMES = {}                           # what was best of them: what `choose` found
 NOW = CHOICES[NAMES.index('nano now, memory')]
 # SpaceByte goes deep at most so often in a row: about as often as it wants to. Every Cyrillic letter is such a place.
