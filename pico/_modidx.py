@@ -905,6 +905,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'pico.train.new_run': ('train.html#new_run', 'pico/train.py'),
                             'pico.train.optimizer_step': ('train.html#optimizer_step', 'pico/train.py'),
                             'pico.train.session': ('train.html#session', 'pico/train.py'),
+                            'pico.train.shown': ('train.html#shown', 'pico/train.py'),
                             'pico.train.train': ('train.html#train', 'pico/train.py'),
                             'pico.train.validate': ('train.html#validate', 'pico/train.py')},
             'pico.writing': { 'pico.writing.Step': ('writing.html#step', 'pico/writing.py'),

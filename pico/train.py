@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['lr_factor', 'backward', 'make_optimizer', 'optimizer_step', 'Decision', 'decide', 'validate', 'loop', 'enough_memory',
-           'session', 'as_asked', 'new_run', 'train']
+           'session', 'as_asked', 'shown', 'new_run', 'train']
 
 # %% ../nbs/11_train.ipynb #5c7b5ecc
 import contextlib
@@ -242,6 +242,11 @@ def as_asked(
     if settings is None: settings = TrainConfig.from_dict(old['settings']) if old else TrainConfig.preset(name)
     return config, settings
 
+def shown(source)->str:
+    "A source as a card names it: no place on this machine."
+    path = Path(str(source))
+    return path.name if path.is_absolute() else str(source)
+
 def new_run(out:Path, config:PicoConfig, s:TrainConfig, source)->Run:
     "A run at its first step."
     torch.manual_seed(s.seed)
@@ -268,19 +273,17 @@ def train(
     "Train a model, or go on with the run in `out`: exactly from its last checkpoint, however it ended."
     out, (rank, size) = Path(out), world()
     config, s = as_asked(out, config, settings, preset, start)
-    old = what_was_asked(out).get('data', {})
-    if limit is None: limit = old.get('limit')                    # what is not said is as it was
+    old = what_was_asked(out).get('data', {})                     # what is not said is as the run has it
+    if limit is None: limit = old.get('limit')
     start, streaming = start or old.get('start'), streaming or old.get('streaming', False)
-    rule = old.get('rule', 1) if old else RULE                    # a run goes on by the rule that divided its text
-    text = as_source(source, column, limit, config.marks, rule, streaming)
+    text = as_source(source, column, limit, config.marks, old.get('rule', 1) if old else RULE, streaming)
     text.prepare(s.batch_size, s.context_len, config.next_tokens, s.seed, rank, size)
     if s.epochs: text.steps(s.epochs, 1)                          # a stream refuses: nobody knows how long it is
     if validation is None: validation = text.validation(s.validation_bytes)
     data = dict(column=column, limit=limit, streaming=text.streaming, start=start) | text.identity
     resumed = on_rank0(lambda: check_run(out, config, s, data))
     run = new_run(out, config, s, text)
-    name = Path(str(data['source']))
-    run.note(data=name.name if name.is_absolute() else str(name))
+    run.note(data=shown(data['source']))
     with contextlib.ExitStack() as stack, Stop() as stop:
         def begin():
             stack.enter_context(run_lock(out))
