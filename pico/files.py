@@ -279,7 +279,7 @@ def kept(
             size = (folder/'text').stat().st_size
             if size == sum(index['lengths']): return Piece(folder/'text', index['lengths']), index
         except InputError: raise
+        except (FileNotFoundError, ValueError, KeyError, TypeError): pass
         except OSError: break                                     # nothing can be kept here
-        except (ValueError, KeyError, TypeError): pass
         shutil.rmtree(folder, ignore_errors=True)                 # damaged: it is made again
     return in_memory(make)
