@@ -136,8 +136,10 @@ def its_models(folder):
     small = dict(d_model=128, n_layers=2, d_local=96, n_local_layers=2, d_key=32)
     return dict(megabyte=make('megabyte', 'MegaByte', d_model=256, d_local=128, n_layers=2, n_local_layers=4),
                 small_megabyte=make('megabyte', 'MegaByte', **small),
-                spacebyte=make('spacebyte', 'SpaceByte', n_initial_layers=1, local_attention_window=64, **small),
-                transformer=make('transformer', 'Transformer', d_model=128, n_layers=3, d_key=32))
+                spacebyte=make('spacebyte', 'SpaceByte', n_initial_layers=1, local_attention_window=64, rope=True, **small),
+                # rotary positions: with learned ones neither looks back within minutes
+                transformer=make('transformer', 'Transformer', d_model=128, n_layers=3, d_key=32, rope=True,
+                                 position_encoding=False))
 
 def repository(folder, name, train, seconds, size=(ROWS, LENGTH), clock=time.perf_counter, times=1., seed=0, **shape):
     "One of its models after so long at so many times its own rate, the nats of a row's bytes, and what was done."
