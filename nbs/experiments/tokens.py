@@ -1,11 +1,12 @@
 """What a vocabulary buys and what bytes buy: Pico beside a Transformer over BPE tokens and one over bytes.
 
-    python nbs/experiments/tokens.py choose --data DIR      # how large a vocabulary, which rate: on training text
+    python nbs/experiments/tokens.py choose --data DIR --corpora english --seconds 120    # which vocabulary, rows, rate
     python nbs/experiments/tokens.py --data DIR             # the table: three seeds on held-out text
     python nbs/experiments/tokens.py floors --data DIR      # gzip, xz, zstd
 
 All models have about as many numbers as `nano` (tokens are spent on a larger embedding and fewer blocks), the same
 optimizer, and the same processor time of one thread; what training the vocabulary and encoding the text takes counts.
+The vocabulary, the rows of a step and the rate were chosen on training text.
 Scores are bits per byte of the text, whatever the unit. Each is also scored on what it was not made for: text with
 typing mistakes, in capitals, in another script, and bytes that are no text. Needs `pip install tokenizers zstandard`.
 """
@@ -15,6 +16,7 @@ import lzma
 import math
 import os
 import random
+import re
 import time
 
 import numpy as np
@@ -32,12 +34,13 @@ from pico.train import lr_factor
 
 CORPORA = 'english', 'russian', 'python', 'chinese'
 SECONDS, SCORED = 300, 60_000
-# vocabulary -> width and blocks, for about 600,000 numbers; 256 = bytes
-SIZES = {256: (96, 11), 1024: (96, 9), 2048: (96, 8), 4096: (96, 4), 8192: (64, 3)}
+# vocabulary -> width and blocks, for about 600,000 numbers; 256 = bytes. A processor is faster with few wide blocks.
+SIZES = {256: (160, 4), 1024: (160, 3), 2048: (128, 4), 4096: (96, 4), 8192: (64, 3)}
 KINDS = 'pico', 'bytes', 'bpe 2048'
 NOW = CHOICES[NAMES.index('nano now, memory')]
-CANDIDATES = [f'{kind} at {rate}' for kind in ('bytes', 'bpe 1024', 'bpe 2048', 'bpe 4096', 'bpe 8192')
-              for rate in (4e-3, 8e-3)]
+CANDIDATES = [f'{kind} x {rows} at {rate}' for kind in ('bytes', 'bpe 1024', 'bpe 2048', 'bpe 4096', 'bpe 8192')
+              for rows in (4, 8) for rate in (8e-3, 1.6e-2)]
+BEST = dict(bytes=(4, 8e-3), bpe=(4, 8e-3))                       # rows and rate, as `choose` found
 
 # --- units
 
@@ -139,11 +142,15 @@ def bits(model, units, documents):
 
 # --- what is trained
 
-def windows(kind):
-    "Units in a row and rows: about as many bytes as a batch of `nano`."
-    return (512, 4) if kind == 'bytes' else (256, 4)
+def settings(model):
+    "'bpe 2048 x 8 at 0.008' -> the kind, rows and rate; what is not said is the best."
+    found = re.fullmatch(r'(pico|bytes|bpe (?:1024|2048|4096|8192))(?: x (\d+))?(?: at ([\d.]+))?', model)
+    if not found: raise ValueError(f"{model} is no model: expected 'pico', 'bytes' or 'bpe 2048 x 4 at 0.008'")
+    kind, rows, rate = found.groups()
+    best = BEST.get(kind.split()[0], (0, 0))
+    return kind, int(rows or best[0]), float(rate or best[1])
 
-def learn(kind, corpus, seconds, seed, rate=8e-3):
+def learn(kind, rows, rate, corpus, seconds, seed):
     "`score(documents)` -> bits and bytes, with what is to be said of the model."
     began = time.thread_time()
     documents = list(corpus.documents())
@@ -153,7 +160,8 @@ def learn(kind, corpus, seconds, seed, rate=8e-3):
     else:
         size = 256 if kind == 'bytes' else int(kind.split()[1])
         units = Bytes() if kind == 'bytes' else BPE(documents, size)
-        model, steps = trained(units, SIZES[size], *windows(kind), rate, documents, seconds, seed, began)
+        context = 256 if kind == 'bytes' else 128                 # about as many bytes
+        model, steps = trained(units, SIZES[size], context, rows, rate, documents, seconds, seed, began)
         def score(some): return bits(model, units, some)
     return score, dict(steps=steps, parameters=sum(p.numel() for p in model.parameters()))
 
@@ -196,14 +204,15 @@ def first_bytes(corpus, n):
 
 # --- commands
 
-def measure(kind, name, seed, a, choosing):
+def measure(model, name, seed, a, choosing):
     corpus = text(name, 'train', a.data, 200_000 if a.smoke else None)
     if choosing: corpus, held = before_last(corpus, 200_000)
     else: held = text(name, 'validation', a.data)
-    kind, _, rate = kind.partition(' at ')
-    score, found = learn(kind, corpus, a.seconds, seed, float(rate or 8e-3))
+    kind, rows, rate = settings(model)
+    score, found = learn(kind, rows, rate, corpus, a.seconds, seed)
     some = first_bytes(held, a.scored)
     total, size = score(some)
+    if rows: found |= dict(rows=rows, rate=rate)
     found |= dict(model=kind, corpus=name, seed=seed, seconds=a.seconds, bpb=total / size, bytes=size)
     if not choosing:
         found['others'] = {k: np.divide(*score(d)).item() for k, d in others(name, some, a.data, a.scored // 3).items()}
@@ -225,7 +234,7 @@ def main(args=None):
     p.add_argument('stage', nargs='?', choices=('choose', 'final', 'floors'), default='final')
     p.add_argument('--data', metavar='DIR', help='folder that holds the corpora')
     p.add_argument('--corpora', nargs='*', choices=(*CORPORA, 'stories'), default=CORPORA)
-    p.add_argument('--models', nargs='*', metavar='MODEL', help="'pico', 'bytes', 'bpe 4096', 'bpe 4096 at 0.004'")
+    p.add_argument('--models', nargs='*', metavar='MODEL', help="'pico', 'bytes', 'bpe 4096', 'bpe 4096 x 8 at 0.004'")
     p.add_argument('--seeds', type=int, nargs='*', default=[0, 1, 2])
     p.add_argument('--seconds', type=float, default=SECONDS, help='processor time of a model')
     p.add_argument('--scored', type=int, default=SCORED, help='bytes of text')
