@@ -104,6 +104,7 @@ CHOICES = [
     Choice('nano now, shifted', NOW | dict(latent_shift='yes'), END),
     Choice('nano now, memory, rows of 2048', NOW | MEMORY, END | ROWS_OF_2048),
     Choice('nano now, memory, rows of 2048, repeats', NOW | MEMORY, END | ROWS_OF_2048 | dict(repeats=.3)),
+    Choice('nano now, memory, one row of 1024', NOW | MEMORY, END | dict(batch_size=1)),
     Choice('nano now, memory, rows of 1024, repeats', NOW | MEMORY,
            END | dict(batch_size=2, context_len=1024, repeats=.3)),
     # whether a byte looks beyond the document it stands in
