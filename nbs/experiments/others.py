@@ -26,8 +26,7 @@ STEP, SCORED = 2048, 100_000         # bytes
 MODELS = 'pico', 'megabyte', 'small_megabyte', 'spacebyte', 'transformer'
 # how long a row is, and times the repository's own rate, which grows with the number of rows
 TRIED = [(1024, t) for t in (.5, 1., 2., 4., 8.)] + [(256, t) for t in (1., 2., 4., 8.)]
-# what was best of them, as `choose` found
-BEST = dict(megabyte=(1024, 4.), small_megabyte=(1024, 4.), spacebyte=(256, 2.), transformer=(256, 2.))
+BEST = 256, 4.                       # best of them for each model, or level with the best, as `choose` found
 NOW = CHOICES[NAMES.index('nano now, memory')]
 # SpaceByte's large blocks read at most one of so many bytes: about as many as its rule asks for. It takes every
 # Cyrillic letter for the end of a word.
@@ -78,7 +77,7 @@ def main(args=None):
         training, held_out = texts(corpus, a.data, tried)
         text = training, held_out[:500 if a.smoke else SCORED]
         if name == 'pico': found = pico(text, seed, seconds)
-        else: found = other(a.megabyte, name, text, corpus, seed, seconds, *(tried or BEST[name]))
+        else: found = other(a.megabyte, name, text, corpus, seed, seconds, *(tried or BEST))
         asked_for = dict(stage=a.stage, corpus=corpus, model=name, seed=seed, seconds=seconds)
         a.results.add(dict(name=row) | asked_for | found | stamp(a.command, source(corpus, a.data)))
         print(f"{row}: {found['bpb']:.4f} bits per byte, {found['steps']:,} steps", flush=True)
