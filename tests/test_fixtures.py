@@ -1,5 +1,5 @@
-"""Runs of November 2026 load, are scored, write and go on, whatever has changed since. Those of runs.tar.xz were made at
-commit 7511483, the one of runs_memory.tar.xz, in the design with memory, at commit 01ccec8."""
+"""Runs of November 2026 load, are scored, write and go on, whatever has changed since. Those of runs.tar.xz were made
+at commit 7511483, the one of runs_memory.tar.xz, in the design with memory, at commit 01ccec8."""
 import json
 import math
 import shutil

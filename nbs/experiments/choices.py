@@ -21,7 +21,7 @@ from pico.model import Pico
 from pico.soap import SOAP
 from pico.train import TrainConfig, lr_factor, make_optimizer
 
-SECONDS = 150                        # of one thread: about what two quiet cores do in 85 seconds
+SECONDS = 150                        # of one thread
 CORPORA = 'stories', 'english', 'russian', 'python'
 FIRST = LEARNED | dict(heads_every=32)  # `nano` as it was
 

@@ -1,4 +1,4 @@
-"""Dynamic chunking of H-Net (Hwang et al. 2025, arXiv 2507.07955, sec. 2.2), for the designs of chapter 21.
+"""Dynamic chunking of H-Net (Hwang et al. 2025, arXiv 2507.07955, sec. 2.2), for the designs of chapter 21a.
 
 A byte begins a chunk where the state has turned away from that of the byte before. The first byte of a chunk goes
 through the latent blocks, and what they change is handed to all bytes of its chunk: smoothed over chunks where the

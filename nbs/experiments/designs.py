@@ -1,4 +1,4 @@
-"""The designs of chapter 21: what could make a learned router choose better? One design is one small model.
+"""The designs of chapter 21a: what could make a learned router choose better? One design is one small model.
 
     python nbs/experiments/designs.py                      # stories, which needs nothing
     python nbs/experiments/designs.py --corpus english --data DIR --only space 'two states' prior

@@ -37,8 +37,8 @@ from pico.costs import compile_model, flops_per_byte, pick_autocast
 from pico.train import make_optimizer, train
 
 ROOT = HERE.parent.parent
-LEARNED = dict(router='rising', latent_capacity_factor=3/16, latent_carry=True, latent_summary=True, latent_shift=True,
-               heads='chained', heads_every=16)
+LEARNED = dict(router='rising', latent_capacity_factor=3/16, positions='relative', latent_carry=True,
+               latent_summary=True, latent_shift=True, heads='chained', heads_every=16)
 TINY = dict(dim=64, fb_num_blocks=1, latent_num_blocks=1)        # for --dry
 BATCH = {'xs': 32, '10m': 8, '100m': 8}                          # rows of LENGTH bytes
 LENGTH = 6144

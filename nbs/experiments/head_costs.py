@@ -129,7 +129,7 @@ def side_by_side(a, corpus, held_out):
 EQUAL = { # name: (preset, changes, optimizer, learning rate, processor seconds that each way gets, ways)
     'nano': ('nano', {}, 'adamw', RATE, 60, ('one', 'trunk', 'chained', 'chained16', 'chained32')),
     'xs':   ('xs', dict(dim=144), 'adamw', 4e-3, 120, ('one', 'trunk', 'chained16', 'chained32')),
-    # as pico-train does it
+    # as pico-train did it then
     'demo': ('nano', dict(router='space', latent_carry='yes'), 'soap', RATE, 80,
              ('one', 'trunk, 4', 'chained32, 4', 'chained32')),
 }

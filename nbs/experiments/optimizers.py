@@ -2,7 +2,7 @@
 
     python nbs/experiments/optimizers.py --stage rates --data DIR    # learning rates of each, one seed, two corpora
     python nbs/experiments/optimizers.py --stage seeds --data DIR    # the best rates, three seeds
-    python nbs/experiments/optimizers.py --stage long --steps 500    # SOAP against the 800 steps of AdamW of chapter 21
+    python nbs/experiments/optimizers.py --stage long --steps 500    # SOAP against 800 steps of AdamW (chapter 21a)
     python nbs/experiments/optimizers.py --stage variants            # SOAP cut finer, whole, one-sided, other refreshes
     python nbs/experiments/optimizers.py --stage speed --public FILE # chapter 09: a step beside others'
     python nbs/experiments/optimizers.py --stage speed --heavyball   # the same beside heavyball, if installed
@@ -27,7 +27,7 @@ from pico.soap import SOAP
 from pico.train import backward
 
 STEPS, EACH, WARMUP = 300, 50, 40
-# tried on stories of seed 1, which no table of the chapter is scored on; widened until the best was not at an end
+# tried on stories of seed 1, as the variants are and no other table; widened until the best was not at an end
 RATES = {
     'adamw': [2e-3, 4e-3, 8e-3, 16e-3],
     'muon':  [4e-3, 8e-3, 16e-3, 32e-3],
@@ -67,7 +67,7 @@ def make(name, params, lr):
 
 # --- a model
 
-# stories to score on: those of 'long' are what chapter 21 scores its 800 steps of AdamW on
+# stories to score on: those of 'long' are what chapter 21a scores its 800 steps of AdamW on
 HELD_OUT = {'rates': (60, 1), 'seeds': (60, 3), 'long': (120, 2)}        # stage: how many, of which seed
 
 def texts(name, stage, data, smoke=False):

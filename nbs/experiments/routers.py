@@ -1,4 +1,4 @@
-"""The grid of chapter 21: routers compared. One cell of the grid is one model, trained and scored.
+"""The grid of chapter 21a: routers compared. One cell of the grid is one model, trained and scored.
 
     python nbs/experiments/routers.py --stage stories                    # needs nothing
     python nbs/experiments/routers.py --stage text --data DIR            # DIR holds the files of common.CORPORA

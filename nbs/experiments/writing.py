@@ -36,7 +36,7 @@ def starts(corpus, n, length=100):
 
 # --- models that write
 
-RULE = dict(router='space', latent_carry='yes')          # the router of pico-train
+RULE = dict(router='space', latent_carry='yes')          # as pico-train had it then
 MODELS = { # name: (corpus, preset, changes, steps, learning rate)
     'stories-nano': ('stories', 'nano', dict(router='topk'), 1500, 8e-3),
     'stories-xs':   ('stories', 'xs', dict(dim=144, router='topk', heads_every=16), 600, 4e-3),
