@@ -10,6 +10,7 @@ __all__ = ['RUNNING', 'SHAPE', 'train_command', 'eval_command', 'generate_comman
 
 # %% ../nbs/13_cli.ipynb #1ae27439
 import dataclasses
+import os
 import shlex
 import sys
 from importlib.metadata import entry_points
@@ -17,6 +18,7 @@ from pathlib import Path
 from .stories import story
 from .core import InputError, TextDecoder, moved, to_text
 from .data import RULE
+from .files import local_path
 from .sources import load_corpus
 from .model import PRESETS, Pico, PicoConfig, trained_model
 from .evaluate import bits_per_byte, recall, router_report
@@ -33,9 +35,7 @@ from .arguments import Parser, add_fields, command, given
 # settings that change how a run is carried out, not what comes out of it
 RUNNING = 'checkpoint_interval', 'checkpoint_minutes', 'keep', 'device', 'dtype', 'compile', 'tracker'
 
-def add_data(
-    p:Parser,
-):
+def add_data(p:Parser):
     "The arguments of `pico-train` that say what to read."
     p.add_argument('source', metavar='SOURCE', nargs='?',
                    help="what to read: 'stories' (built in: small stories that Pico writes itself), 'python' (the "
@@ -57,12 +57,13 @@ def train_parser()->Parser:
     p.add_argument('out', metavar='OUT', help='run directory; an existing run is continued')
     add_data(p)
     p.add_argument('--preset', metavar='{' + ','.join(PRESETS) + '}',
-                   help='design and way of training to start from (default: nano on a processor, xs on a GPU)')
+                   help='design and way of training to start from; with --from the way of training alone '
+                        '(default: nano on a processor, xs on a GPU)')
     p.add_argument('--config', metavar='FILE',
                    help="train.json of another run: its design, its settings and, where no SOURCE is given, its text")
     p.add_argument('--from', dest='start', metavar='MODEL',
-                   help="begin with the weights of a trained model: a directory, a name on the Hugging Face Hub, or "
-                        "'stories' (default: with random ones)")
+                   help="begin with the design and the weights of a trained model: a directory, a name on the Hugging "
+                        "Face Hub, or 'stories' (default: with random weights)")
     add_fields(p.add_argument_group('model'), PicoConfig, {name: PicoConfig.preset(name) for name in PRESETS})
     ways = {name: TrainConfig.preset(name) for name in TRAINING}
     add_fields(p.add_argument_group('training'), TrainConfig, ways, lambda f: f not in RUNNING)
@@ -130,10 +131,7 @@ def opening_words(
     line = text.splitlines()[0] if text else ''
     return line if len(line) <= 24 else line[:25].rpartition(' ')[0] or line[:24]
 
-def draw_run(
-    out:Path, # a run directory
-    source,
-):
+def draw_run(out:Path, source): # out: a run directory
     "The picture of a run; a picture that cannot be written is no reason to fail."
     floor = load_corpus('stories', 'validation').floor if source == 'stories' else None
     try:
@@ -150,7 +148,8 @@ def report_run(
     "What can be done with a run next."
     words = '' if how['streaming'] else opening_words(source, how['column'])
     prompt = f' --prompt {shlex.quote(words)}' if words else ''
-    longer = '--max_minutes' if settings.max_minutes else '--max_steps'
+    ends = [k for k in ('max_steps', 'max_minutes', 'epochs') if getattr(settings, k)] or ['max_steps']
+    longer = ' and '.join(f'--{k}' for k in ends)
     print(f"model and checkpoints in {out}, loss curve in {out/'loss.png'}\n"
           f"next: pico-generate {out}{prompt}   or   pico-eval {out}\n"
           f"further: pico-train {out} with a larger {longer}")
@@ -164,8 +163,8 @@ def pico_train(args=None):
     try:
         train(a.out, source, design, settings, **how)
         if not rank:
-            draw_run(Path(a.out), source)
-            report_run(Path(a.out), source, settings, how)
+            draw_run(local_path(a.out), source)
+            report_run(local_path(a.out), source, settings, how)
     finally: leave_group()
 
 train_command = command(pico_train)
@@ -206,9 +205,12 @@ def held_out_text(
     "The text to score."
     data = {} if a.out in (None, 'stories') else what_was_asked(a.out).get('data', {})
     source, column = a.source or data.get('source') or 'stories', a.column or data.get('column') or 'text'
-    how:dict = dict(marks=marks, rule=data.get('rule', 1) if data and not a.source else RULE)
-    streamed = a.streaming or data.get('streaming') and not a.source
-    if not streamed: return source, load_corpus(source, a.split, column, limit=a.max_bytes, **how)
+    own = data.get('source') in (source, os.path.abspath(local_path(source)))    # what the run was trained on
+    how:dict = dict(marks=marks, rule=data.get('rule', 1) if own else RULE)
+    if not (a.streaming or own and data.get('streaming')):
+        return source, load_corpus(source, a.split, column, limit=a.max_bytes, **how)
+    if a.split != 'validation':
+        raise InputError(f"--split {a.split}: of a text that is streamed only 'validation' can be scored, leave it out")
     corpus = Stream(source, column, **how).validation(a.max_bytes)
     if corpus is None:
         raise InputError(f"{source} has no held-out text near its beginning: give another SOURCE to score")
@@ -294,14 +296,11 @@ def generate_parser()->Parser:
     return p
 
 # %% ../nbs/13_cli.ipynb #6f4f54fd
-def write_page(
-    file:str | Path,
-    html:str,
-):
+def write_page(file:str | Path, html:str):
     "Write a page; a place where that cannot be done is named."
     try: Path(file).write_text(html, encoding='utf-8', errors='replace')
     except OSError as e:
-        raise InputError(f"{file} could not be written ({e.strerror}): give a file in a folder that exists") from None
+        raise InputError(f"{file} could not be written ({e.strerror}): give a file in another folder") from None
 
 def pico_generate(args=None):
     "Write text with a trained model; routed bytes are marked."
@@ -313,8 +312,8 @@ def pico_generate(args=None):
                latent=not a.no_latent, ignore_end=a.ignore_end)
     if a.html:
         g = generate(model, a.prompt, **how)
+        print(a.prompt + g.marked(a.mark))                        # first, so that it is not lost
         write_page(a.html, g.html())
-        print(a.prompt + g.marked(a.mark))
     else:
         steps = stream(model, a.prompt, **how)
         print(a.prompt, end='', flush=True)

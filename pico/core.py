@@ -105,7 +105,12 @@ def to_bytes(
     text, # str, or anything that already is bytes
 )->bytes: # UTF-8; a byte that Python smuggled into the str as a lone surrogate comes out as itself
     "The bytes of a text; undoes `to_text(data, 'surrogateescape')` for any bytes."
-    if not isinstance(text, str): return bytes(text)
+    if not isinstance(text, str):
+        try:
+            if not isinstance(text, (int, os.PathLike)): return bytes(text)
+        except TypeError: pass
+        raise InputError(f"a text is a str or bytes, not a {type(text).__name__}: for a file give load_corpus(path), "
+                         "for several texts Corpus.from_bytes(list)")
     try: return text.encode('utf-8', 'surrogateescape')
     except UnicodeEncodeError: return text.encode('utf-8', 'surrogatepass')
 

@@ -86,7 +86,7 @@ def outlook(
     took, kept = small_step(run.model, x, cast)
     memory = 3e8 + state_bytes(run.optimizer) + kept / x.numel() * s.batch_size * s.context_len / processes
     step = took / x.numel() * per_step / processes
-    left = min((steps - run.step) * step, 60 * s.max_minutes - run.elapsed if s.max_minutes else math.inf)
+    left = max(0., min((steps - run.step) * step, 60 * s.max_minutes - run.elapsed if s.max_minutes else math.inf))
     name = next((n for n in PRESETS if PicoConfig.preset(n) == config), 'a design of its own')
     what = [f'{name}: {run.model.num_parameters():,} parameters', f'{flops_per_byte(config)/1e6:.1f} MFLOP per byte',
             f'{per_step:,} bytes per step', f'{steps:,} steps' if steps < math.inf else f'{s.max_minutes:g} minutes']

@@ -30,10 +30,10 @@ def reading(model:Pico):
     finally: model.train(was)
 
 def as_corpus(data, marks:str)->Corpus: # a corpus, bytes or str
-    "A corpus of anything that can be scored."
-    if isinstance(data, Corpus): return data
-    data = to_bytes(data)
-    if not data: raise InputError("the text to score is empty: give at least one byte")
+    "A corpus of anything that can be scored, with the marks that the model knows."
+    if isinstance(data, Corpus):
+        return data if data.marks == marks else Corpus(data.pieces, marks, data.name, data.floor)
+    if not (data := to_bytes(data)): raise InputError("the text to score is empty: give at least one byte")
     return Corpus.from_bytes(data, marks, 'text')
 
 def _stream_bytes(corpus:Corpus, max_bytes:int=None)->int:

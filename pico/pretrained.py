@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['STORED', 'SCALE', 'FACTS', 'CARD', 'COMES_ALONG', 'WANTED', 'header', 'read_settings', 'check_size', 'check_names',
-           'quantize', 'dequantize', 'read_weights', 'one_line', 'card_head', 'card', 'Files', 'find_model', 'facts_of']
+           'quantize', 'dequantize', 'no_weights', 'read_weights', 'one_line', 'card_head', 'card', 'Files',
+           'find_model', 'facts_of']
 
 # %% ../nbs/06a_pretrained.ipynb #197bcce6
 import dataclasses
@@ -120,13 +121,16 @@ def dequantize(
     return weights
 
 # %% ../nbs/06a_pretrained.ipynb #02e5d4b6
+def no_weights(file)->InputError:
+    "The sentence about a model of which half is missing."
+    return InputError(f"{file} does not exist: the directory holds a configuration but no weights")
+
 def read_weights(
     model:nn.Module, # receives the weights
     file:str | Path, # a .safetensors file
 ):
     "Load weights into `model`; every name and shape must fit."
-    if not Path(file).is_file():
-        raise InputError(f"{file} does not exist: the directory holds a configuration but no weights")
+    if not Path(file).is_file(): raise no_weights(file)
     try:
         open(file, 'rb').close()                                  # what may not be read is not therefore damaged
         weights = dequantize(load_file(file))
@@ -218,10 +222,13 @@ class Files(PyTorchModelHubMixin):
         "Write config.json, model.safetensors and, where none is, README.md: a directory for `from_pretrained`."
         weights = {k: t.contiguous() for k, t in quantize(self.state_dict(), dtype).items()}
         d = Path(save_directory)
-        d.mkdir(parents=True, exist_ok=True)
+        try: d.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise InputError(f"{d} cannot be made ({e.strerror}): give another directory") from None
         new = {name: d/f'.{name}.tmp' for name in ('model.safetensors', 'config.json')}
         about = (self.about or {}) | dict(stored=dtype, version=f'pico-lm {__version__}')
-        if not (d/'README.md').exists(): (d/'README.md').write_text(card(self.describe(), about), encoding='utf-8')
+        if not (d/'README.md').exists():
+            (d/'README.md').write_text(card(self.describe(), about), encoding='utf-8', errors='replace')
         save_file(weights, new['model.safetensors'], self.header())
         new['config.json'].write_text(json.dumps(self.config.to_dict(), indent=2) + '\n', encoding='utf-8')
         shutil.copymode(new['config.json'], new['model.safetensors'])    # safetensors lets nobody else read
@@ -239,7 +246,10 @@ def find_model(
     if str(model_id) == 'stories': return COMES_ALONG
     try: d = Path(model_id).expanduser()
     except RuntimeError: raise InputError(f"{model_id} cannot be found: there is no such user here") from None
-    if d.is_dir() or d.suffix == '.safetensors' and d.is_file(): return d
+    try:
+        if d.is_dir() or d.suffix == '.safetensors' and d.is_file(): return d
+    except OSError as e:
+        raise InputError(f"{model_id} may not be read ({e.strerror}): ask its owner, or give another one") from None
     try: return Path(snapshot_download(str(model_id), allow_patterns=WANTED, **hub))
     except Exception as e:
         raise InputError(f"{str(model_id)!r} is not a directory here and could not be loaded from the Hub "
@@ -271,6 +281,7 @@ def from_pretrained(cls:Files,
     weights, config = (found, found) if found.is_file() else (found/'model.safetensors', found/'config.json')
     if not os.path.exists(config) and os.path.isfile(weights): config = weights
     shape = read_settings(config, cls.shape)
+    if not os.path.isfile(weights): raise no_weights(weights)
     check_size(shape, weights)
     model = cls(shape)
     read_weights(model, weights)

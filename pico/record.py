@@ -84,7 +84,7 @@ def open_tracker(
     try: from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise InputError("tracker='tensorboard' needs a package that is not installed: pip install "
-                         "'pico-lm[tracker]', or leave it out") from None
+                         "'pico-lm[tracker]', or go on with --tracker ''") from None
     writer = SummaryWriter(out/'tensorboard', purge_step=step + 1)
     def track(m):
         for k, v in m.items():
@@ -162,7 +162,7 @@ class Budget:
     def spent(self)->float: # 1 or more = finished
         "The fraction that counts for the next step."
         step = self.run.step
-        if step + 1 in self.again: return self.again[step + 1]['progress']
+        if step < self.steps and step + 1 in self.again: return self.again[step + 1]['progress']
         return fraction_done(self.run.settings, step, self.run.seconds(), self.steps)
 
     def keep_time(self):

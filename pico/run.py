@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'OPTIMIZERS', 'TRACKERS', 'TRAINING', 'MAY_CHANGE', 'TrainConfig', 'default_preset', 'what_was_asked',
-           'same_text', 'by_name', 'same_run', 'check_run', 'begin_run', 'Run', 'publish', 'Saver', 'last_saved']
+           'same_text', 'by_name', 'same_run', 'goes_on', 'check_run', 'begin_run', 'Run', 'publish', 'Saver',
+           'last_saved']
 
 # %% ../nbs/10b_run.ipynb #a1617d5b
 import contextlib
@@ -20,8 +21,10 @@ import torch
 from fastcore.basics import patch
 from .core import InputError, Settings, pick_device, setting
 from .data import Corpus
+from .files import local_path
 from .streaming import Stream
 from .model import Pico, PicoConfig, read_config, trained_model
+from .pretrained import facts_of
 from .checkpoint import Background, MayNotRead, all_steps, copied, flush, load, latest
 from .checkpoint import read_json, reason, remedy, save, sha256, write_json, atomic_write
 from .parallel import broadcast, on_rank0, world
@@ -97,7 +100,7 @@ def what_was_asked(
     out:str | Path, # a run directory, or anything else
 )->dict:            # settings, data, config; empty if it is not a run
     "What a run was asked to do, from its train.json."
-    file = Path(out)/'train.json'
+    file = local_path(out)/'train.json'
     try:
         if not file.exists(): return {}
     except PermissionError as e: raise MayNotRead(file, e) from None
@@ -137,7 +140,8 @@ def same_run(
     "Refuse to go on with anything else than the run was begun with."
     old = what_was_asked(out)
     same_text(out, old['data'], data)
-    before = by_name(PicoConfig.from_dict(old['config']).to_dict(), old['settings'], dict(start=None) | old['data'])
+    settings_then = TrainConfig.from_dict(old['settings']).to_dict()         # with those that are newer than the run
+    before = by_name(PicoConfig.from_dict(old['config']).to_dict(), settings_then, dict(start=None) | old['data'])
     for k, v in by_name(config.to_dict(), settings.to_dict(), data).items():
         if k not in MAY_CHANGE and before.get(k, v) != v:
             raise InputError(f"{k}={v} contradicts the run in {out}, which has {before[k]}: train into another "
@@ -147,16 +151,27 @@ def same_run(
                          "has the fields")
 
 # %% ../nbs/10b_run.ipynb #09c783c3
+def goes_on(out:Path, config:PicoConfig, settings:TrainConfig, data:dict)->bool:
+    "Whether the run that is there is the one to go on with. One that has taken no step yet may begin otherwise."
+    try: same_run(out, config, settings, data)
+    except MayNotRead: raise
+    except InputError:
+        record = out/'metrics.jsonl'
+        began = record.exists() and record.stat().st_size or (out/'model.safetensors').exists()
+        if began or all_steps(out/'checkpoints'): raise
+        return False
+    return True
+
 def check_run(out:Path, config:PicoConfig, settings:TrainConfig, data:dict)->bool:
     "Look at a run directory without changing it: is there a run to go on with?"
     if out.exists() and not out.is_dir(): raise InputError(f"{out} is a file: give a directory for the run")
     if str(out) == 'stories':
         raise InputError("'stories' is the name of the model that comes along: give another directory, as runs/mine")
-    if (out/'train.json').exists():
-        same_run(out, config, settings, data)
-        return True
-    if out.exists() and any(p.name != '.lock' and not p.name.endswith('.tmp') for p in out.iterdir()):
-        raise InputError(f"{out} holds something else than a run of pico-train: give a new or empty directory")
+    try:
+        if (out/'train.json').exists(): return goes_on(out, config, settings, data)
+        others = out.exists() and [p for p in out.iterdir() if p.name != '.lock' and not p.name.endswith('.tmp')]
+    except PermissionError as e: raise MayNotRead(out, e) from None
+    if others: raise InputError(f"{out} holds something else than a run of pico-train: give a new or empty directory")
     return False
 
 def begin_run(out:Path, config:PicoConfig, settings:TrainConfig, data:dict):
@@ -303,11 +318,14 @@ def last_saved(
     say=print,   # called with a line for each damaged checkpoint
 )->tuple | None: # weights, state and where they were; None if the run has no checkpoint yet
     "The newest good checkpoint."
-    c = latest(out/'checkpoints', say)
+    c, own = latest(out/'checkpoints', say), out/'model.safetensors'
     if c is None and all_steps(out/'checkpoints'):
         raise InputError(f"no checkpoint in {out} is whole: train into another directory")
+    if c is None and own.exists() and facts_of(own).get('steps'):
+        raise InputError(f"{out} has a trained model and no checkpoint any more, and to begin again would overwrite "
+                         f"it: put the checkpoints back, or train into another directory with --from {out}")
     if c is None: return None
-    found, own = load(c), out/'model.safetensors'
+    found = load(c)
     # it was killed between saving and publishing
     if not own.exists() or sha256(own) != sha256(c/own.name): publish(c, own)
     return *found, str(c)

@@ -92,8 +92,7 @@ def fill(self:Lane, size:int):
         row = self.next_row()
         if row is None:
             if not self.found and self.epoch:
-                raise InputError(f"{self.name} holds no text in a part of its files: give a source whose column "
-                                 f"{self.column!r} has some")
+                raise InputError(f"{self.name} has files without text in column {self.column!r}: take these out")
             self.start(self.epoch + 1)
             continue
         text = row_bytes(row[self.column], self.column, self.name, self.lists)
@@ -347,4 +346,5 @@ def as_source(
         source.fetch_validation = functools.partial(load_corpus, source.name, 'validation', column, marks=marks,
                                                     rule=rule)
     if source.streaming and limit: raise endless(source.name)
+    if source.marks != marks: raise InputError(f"load the text with marks={marks!r}, not {source.marks!r}")
     return source

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['lr_factor', 'backward', 'make_optimizer', 'optimizer_step', 'Decision', 'decide', 'validate', 'loop', 'enough_memory',
-           'session', 'as_asked', 'shown', 'new_run', 'train']
+           'session', 'as_asked', 'how_read', 'shown', 'new_run', 'train']
 
 # %% ../nbs/11_train.ipynb #5c7b5ecc
 import contextlib
@@ -18,6 +18,7 @@ from torch import nn
 from fastcore.basics import patch
 from .core import InputError, moved, pick_device
 from .data import RULE, Corpus
+from .files import local_path
 from .batches import repeated, rows_of
 from .streaming import as_source
 from .model import Pico, PicoConfig, trained_model
@@ -242,6 +243,19 @@ def as_asked(
     if settings is None: settings = TrainConfig.from_dict(old['settings']) if old else TrainConfig.preset(name)
     return config, settings
 
+def how_read(
+    old:dict,          # data of the run that is there; empty for a new one
+    source,            # what `train` was given, and the rest too
+    column:str | None,
+    limit:int | None,
+    streaming:bool,
+)->dict:               # what `as_source` takes
+    "How to read the text: as is said, and what is not said as the run has it."
+    if limit is not None and isinstance(source, Corpus):
+        raise InputError("limit is for a text that is given by name: cut this corpus where it is loaded")
+    return dict(column=column or old.get('column') or 'text', limit=old.get('limit') if limit is None else limit,
+                rule=old.get('rule', 1) if old else RULE, streaming=streaming or old.get('streaming', False))
+
 def shown(source)->str:
     "A source as a card names it: no place on this machine."
     path = Path(str(source))
@@ -263,7 +277,7 @@ def train(
     config:PicoConfig=None,    # the model's design; default: the run's that is in `out`, or the preset's
     settings:TrainConfig=None, # how to train; the same default
     validation:Corpus=None,    # held-out text; default: the source's validation split
-    column:str='text',         # for sources made of rows
+    column:str=None,           # for sources made of rows; default: the run's, or 'text'
     limit:int=None,            # only the first so many bytes of the training split
     progress:bool=True,        # show a bar
     streaming:bool=False,      # read the source while it arrives, storing nothing (chapter 01b)
@@ -271,16 +285,15 @@ def train(
     start:str=None,            # a trained model to begin from: a directory, a name on the Hub, or 'stories'
 )->Pico:
     "Train a model, or go on with the run in `out`: exactly from its last checkpoint, however it ended."
-    out, (rank, size) = Path(out), world()
+    out, (rank, size) = local_path(out), world()
     config, s = as_asked(out, config, settings, preset, start)
     old = what_was_asked(out).get('data', {})                     # what is not said is as the run has it
-    if limit is None: limit = old.get('limit')
-    start, streaming = start or old.get('start'), streaming or old.get('streaming', False)
-    text = as_source(source, column, limit, config.marks, old.get('rule', 1) if old else RULE, streaming)
-    text.prepare(s.batch_size, s.context_len, config.next_tokens, s.seed, rank, size)
+    how, start = how_read(old, source, column, limit, streaming), start or old.get('start')
+    text = as_source(source, marks=config.marks, **how)
+    with enough_memory(): text.prepare(s.batch_size, s.context_len, config.next_tokens, s.seed, rank, size)
     if s.epochs: text.steps(s.epochs, 1)                          # a stream refuses: nobody knows how long it is
     if validation is None: validation = text.validation(s.validation_bytes)
-    data = dict(column=column, limit=limit, streaming=text.streaming, start=start) | text.identity
+    data = how | dict(streaming=text.streaming, start=start) | text.identity
     resumed = on_rank0(lambda: check_run(out, config, s, data))
     run = new_run(out, config, s, text)
     run.note(data=shown(data['source']))

@@ -2,12 +2,14 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 import pytest
 import torch
 from conftest import CATS, TINY, call, refused
+from pico.checkpoint import read_json, write_json
 from pico.cli import eval_command, generate_command, train_command
 from pico.model import Pico, PicoConfig
 from pico.router import ROUTERS
@@ -300,3 +302,65 @@ def test_a_finished_run_that_may_only_be_read_is_evaluated():
             generate_command([str(Path(d)/'r'), '--max_bytes', '10'])
         assert processes.wait(processes.start(work)) == 0
         for f in Path(d).rglob('*'): f.chmod(0o755)
+
+def test_a_run_without_its_checkpoints_does_not_begin_over_its_model(run, tmp_path, capsys):
+    mine = tmp_path/'mine'
+    shutil.copytree(run, mine)
+    shutil.rmtree(mine/'checkpoints')
+    before = (mine/'model.safetensors').read_bytes()
+    assert call(train_command, mine, '--max_steps', 6) == 2 and f'--from {mine}' in capsys.readouterr().err
+    assert (mine/'model.safetensors').read_bytes() == before
+    assert call(train_command, tmp_path/'new', run.parent/'t.txt', '--from', mine, *TINY[8:], '--max_steps', 1) == 0
+
+def test_what_took_no_step_may_be_asked_for_otherwise(tmp_path, monkeypatch, capsys):
+    "As the sentence about too little memory advises."
+    text = tmp_path/'t.txt'
+    text.write_text(CATS * 200)
+    def short(*args, **kw): raise MemoryError
+    with monkeypatch.context() as m:
+        m.setattr('pico.train.loop', short)
+        assert call(train_command, tmp_path/'r', text, *TINY, '--max_steps', 2) == 2
+        assert 'smaller --batch_size' in capsys.readouterr().err
+    assert call(train_command, tmp_path/'r', '--batch_size', 1, '--max_steps', 2) == 0
+    refused(capsys, train_command, tmp_path/'r', '--batch_size', 2, words='batch_size=2 contradicts')
+
+def test_a_setting_that_is_newer_than_the_run_cannot_be_changed(run, tmp_path, capsys):
+    old = tmp_path/'old'
+    shutil.copytree(run, old)
+    asked = read_json(old/'train.json', sealed=True)
+    del asked['settings']['average'], asked['settings']['repeats']
+    write_json(old/'train.json', asked)
+    refused(capsys, train_command, old, '--repeats', .5, words='repeats=0.5 contradicts')
+
+def test_home_is_home_for_a_run_too(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setenv('USERPROFILE', str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, tmp_path/'r')
+    assert call(train_command, '~/r', '--max_steps', 5) == 0 and not (tmp_path/'~').exists()
+    assert call(eval_command, '~/r') == 0
+    assert 't.txt, validation' in capsys.readouterr().out
+
+def test_what_was_streamed_is_scored_as_it_was_streamed(tmp_path, capsys):
+    text = tmp_path/'t.jsonl'
+    text.write_text(''.join(json.dumps(dict(text=f'{CATS} {i}')) + '\n' for i in range(600)))
+    assert call(train_command, tmp_path/'r', text, *TINY, '--streaming', '--max_steps', 2) == 0
+    found = []
+    for source in [], [text]:
+        capsys.readouterr()
+        assert call(eval_command, tmp_path/'r', *source) == 0
+        found.append(capsys.readouterr().out.split('bits per byte')[0].split('): ')[1])
+    assert found[0] == found[1]
+    refused(capsys, eval_command, tmp_path/'r', '--split', 'train', words="only 'validation'")
+
+def test_a_text_that_cannot_be_kept_is_shown_first(tmp_path, capsys):
+    assert call(generate_command, '--max_bytes', 9, '--prompt', 'Once', '--html', tmp_path/'none'/'page.html') == 2
+    said = capsys.readouterr()
+    assert said.out.startswith('Once') and 'another folder' in said.err
+
+def test_what_ends_a_run_is_what_makes_it_longer(run, tmp_path, capsys):
+    for flags, words in ((['--epochs', .01], 'larger --epochs'), (['--max_minutes', .01], 'larger --max_minutes'),
+                         (['--max_steps', 1, '--epochs', 9], 'larger --max_steps and --epochs')):
+        out = tmp_path/words[-8:]
+        assert call(train_command, out, run.parent/'t.txt', *TINY, *flags) == 0
+        assert words in capsys.readouterr().out

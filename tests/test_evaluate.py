@@ -1,6 +1,7 @@
 "Measuring: what is scored is what the definition says, and a model that knows nothing is told so."
 import math
 from itertools import pairwise
+from pathlib import Path
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,7 @@ from pico.data import MARKS, Corpus
 from pico.evaluate import agreement, bits_per_byte, leak, recall, router_report, surprise, windowed
 from pico.model import Pico, PicoConfig
 from pico.router import ROUTERS
+from pico.sources import load_corpus
 from pico.stories import Fact, Story, story
 
 fast = settings(deadline=None, derandomize=True, max_examples=20)
@@ -132,7 +134,7 @@ def test_the_model_is_left_as_it_was():
 
 class _Broken(Corpus):
     "A corpus whose disk fails half-way."
-    def __init__(self): self.size = 10_000
+    def __init__(self): self.size, self.marks = 10_000, 'bytes'
     def read(self, a, b):
         if a > 0: raise IndexError('gone')
         return np.full(b-a, 97, np.uint8), np.zeros(b-a, np.uint8)
@@ -299,3 +301,12 @@ def test_wrong_call_arguments():
                     (lambda: windowed(make(), b'abc', 0), 'context_len=0'),
                     (lambda: windowed(make(), b'abc', routing='magic'), 'magic')):
         with pytest.raises(ValueError, match=word): f()
+
+def test_a_corpus_is_read_with_the_marks_of_the_model():
+    m = Pico.from_pretrained('stories')
+    tagged, plain = (load_corpus('stories', 'validation', limit=3000, marks=marks) for marks in ('tags', 'bytes'))
+    assert bits_per_byte(m, tagged) == bits_per_byte(m, plain) and tagged.marks == 'tags'
+
+@pytest.mark.parametrize('data', [Path('t.txt'), 7, ['one', 'two'], None])
+def test_what_is_no_text_is_not_scored(data):
+    with pytest.raises(InputError, match='load_corpus'): bits_per_byte(Pico.from_pretrained('stories'), data)

@@ -402,3 +402,28 @@ def test_coloured_text_keeps_every_character_and_escapes_it(data, draw):
     bits = draw.draw(st.lists(st.floats(0, 20), min_size=len(data), max_size=len(data)))
     out = coloured(data, routed, bits)
     assert library.unescape(re.sub(r'<[^>]*>', '', out)) == visible(to_text(data))
+
+BACKSPACES = '''
+const session = new Session(model, about.marks), other = new Session(model, about.marks)
+session.add(text)
+while (session.some(64, Infinity)) {}
+const off = []
+for (let n = text.length - 1; n >= text.length - 150; n--) {
+  session.keep(n)
+  if (n % 10) continue
+  other.set({})
+  other.size = 0
+  other.add(text.slice(0, n))
+  while (other.some(64, Infinity)) {}
+  const [a, b] = [session.expected, other.expected]
+  off.push(Math.max(...a.map((v, i) => Math.abs(v - b[i]))))
+}
+console.log(JSON.stringify(off))
+'''
+
+@needs_node
+def test_a_text_can_be_taken_back_byte_by_byte(tmp_path, stories):
+    "More bytes than the decoder holds to be taken back."
+    text = generate(stories, 'Once upon a time', max_bytes=400, temperature=.8).bytes
+    off = in_node(tmp_path, BACKSPACES, stories, text=list(text))
+    assert len(off) == 15 and max(off) < 1e-5

@@ -11,6 +11,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 import pytest
 import torch
 import pico.costs
@@ -615,3 +616,24 @@ def test_a_text_cut_short_loses_no_step(tmp_path):
     assert processes.wait(pid) == 2
     said, saved = (tmp_path/'said').read_text(), sorted((tmp_path/'run'/'checkpoints').iterdir())
     assert 'corpus.txt' in said and saved and int(saved[-1].name) == read_metrics(tmp_path/'run')[-1]['step']
+
+def test_a_text_is_read_as_the_run_has_it(tmp_path):
+    "What is not said is as before; what cannot be meant is refused."
+    rows = tmp_path/'rows.jsonl'
+    rows.write_text(''.join(json.dumps(dict(story=CATS * 9)) + '\n' for _ in range(40)))
+    how = dataclasses.replace(SHORT, max_steps=2)
+    train(tmp_path/'a', rows, CONFIG, how, progress=False, column='story')
+    train(tmp_path/'a', rows, progress=False)
+    with pytest.raises(InputError, match='cut this corpus where it is loaded'):
+        train(tmp_path/'b', TEXT, CONFIG, how, progress=False, limit=1000)
+    with pytest.raises(InputError, match="load the text with marks='tags', not 'bytes'"):
+        train(tmp_path/'b', TEXT, tiny_config(marks='tags'), how, progress=False)
+    assert not (tmp_path/'b').exists()
+
+def test_a_smaller_budget_holds_for_steps_that_are_taken_again():
+    run = SimpleNamespace(settings=TrainConfig(max_steps=22), step=22, seconds=lambda: 1.)
+    again = {step: dict(progress=step / 100, seconds=1.) for step in range(21, 29)}
+    budget = pico.record.Budget(run, again)
+    assert budget.spent() == 1
+    run.step = 20
+    assert budget.spent() == .21

@@ -237,6 +237,7 @@ class Decoder {                                      // reads a text byte by byt
     this.weighs = WEIGHS.includes(router)
     for (const s of ['fb_in', 'latent', 'fb_out']) this[s] = model[s].past(max_rollback)
     this.seen = 0                                    // bytes read
+    this.room = 0                                    // and how many of them can be taken back
     const kept = max_rollback + (model.taps ? model.taps.length / model.D : 1)
     this.values = new Int16Array(kept).fill(-1)      // the last of them, in a ring, …
     this.chosen = new Uint8Array(kept)               // … which were routed, …
@@ -246,7 +247,8 @@ class Decoder {                                      // reads a text byte by byt
   }
 
   forget(n) {                                        // take back the last bytes
-    if (n > this.max_rollback || n > this.seen) throw new Error(`${n} bytes cannot be taken back`)
+    if (n > this.room) throw new Error(`${n} bytes cannot be taken back`)
+    this.room -= n
     for (; n > 0; n--) {
       this.seen -= 1
       this.fb_in.forget(1)
@@ -305,6 +307,7 @@ Decoder.prototype.read = function (value, look) {    // one byte; then `logits` 
   this.values[this.seen % slots] = value
   this.chosen[this.seen % slots] = route.chosen ? 1 : 0
   this.seen += 1
+  this.room = Math.min(this.room + 1, this.max_rollback)
   normed(model.fb_out.forward(h, this.fb_out), h)
   const norm = model.weights['norm.weight']
   for (let i = 0; i < D; i++) h[i] *= norm[i]
@@ -313,7 +316,7 @@ Decoder.prototype.read = function (value, look) {    // one byte; then `logits` 
 }
 
 Decoder.prototype.save = function () {               // a copy of everything that reading changes
-  const copy = { seen: this.seen }
+  const copy = { seen: this.seen, room: this.room }
   for (const k of ['values', 'chosen', 'last', 'h', 'logits']) copy[k] = this[k].slice()
   for (const s of ['fb_in', 'latent', 'fb_out']) copy[s] = { seen: this[s].seen, kv: this[s].kv.slice() }
   return copy
@@ -321,6 +324,7 @@ Decoder.prototype.save = function () {               // a copy of everything tha
 
 Decoder.prototype.restore = function (copy) {        // go on from there
   this.seen = copy.seen
+  this.room = copy.room
   for (const k of ['values', 'chosen', 'last', 'h', 'logits']) this[k].set(copy[k])
   for (const s of ['fb_in', 'latent', 'fb_out']) {
     this[s].seen = copy[s].seen

@@ -202,6 +202,7 @@ Side.prototype.change = function (from) {            // the text is another one 
 
 Side.prototype.set = function () {                   // other switches: the text is read again
   const how = { latent: this.latent.checked, router: this.router.value }
+  if (this === sides[0]) writing(false)              // it writes no more
   this.warning.hidden = how.latent && how.router === ABOUT.config.router
   this.tell('set', { how })
   this.change(0)
@@ -517,6 +518,7 @@ $('file').onchange = async () => {                   // its bytes as they are, a
   const [file] = $('file').files
   if (!file) return
   const bytes = new Uint8Array(await file.slice(0, 1e6).arrayBuffer())
+  if (file.size > 1e6) $('status').textContent = `The first 1,000,000 of ${file.size.toLocaleString('en')} bytes.`
   editor.replace(0, editor.bytes.length, bytes)
   $('file').value = ''
 }

@@ -186,7 +186,7 @@ Session.prototype.keep = function (n) {              // cut the text to its firs
   if (n >= this.read) return
   this.copies = this.copies.filter(c => c.at <= n)
   const { at, state } = this.copies[this.copies.length - 1], back = this.read - n + 1
-  if (n > at && back <= this.how.max_rollback) {     // a few: the last one is read again for its logits
+  if (n > at && back <= this.decoder.room) {         // a few: the last one is read again for its logits
     this.decoder.forget(back)
     this.decoder.read(this.text[n-1])
   } else {
