@@ -79,7 +79,8 @@ def test_a_byte_tells_about_itself(b):
         b.js(f"(s => {{ s.selectedIndex = 2; s.dispatchEvent(new Event('change')) }})($('{k}'))")
     assert b.js("$('places').children.length") == 8
     sums = b.js('chosen.found.map(f => f.shares.reduce((a, b) => a + b))')
-    assert len(sums) == 18 and all(abs(s - 1) < 1e-4 for s in sums)
+    looks = b.js('ABOUT.config.latent_num_blocks * ABOUT.config.att_q_heads')
+    assert len(sums) == looks == 12 and all(abs(s - 1) < 1e-4 for s in sums)
 
 def test_keys_go_from_byte_to_byte(b):
     put(b, 'a é 😀 b')
@@ -132,10 +133,14 @@ def test_switches(b):
     every, nothing, chance = (choose(r) for r in ('all', 'none', 'random'))
     assert every['routed'] == 1 and nothing['routed'] == 0 and .15 < chance['routed'] < .35
     assert own['bits'] < min(every['bits'], nothing['bits'], chance['bits']) and not b.js('sides[0].warning.hidden')
-    assert choose('space')['bits'] == own['bits']
+    assert choose(b.js('ABOUT.config.router'))['bits'] == own['bits']
     b.click('sides[0].latent')
     read(b)
     assert b.js('sides[0].store.summary')['routed'] == 0
+    b.click("$('write')")
+    b.until('at_work')
+    b.click('sides[0].latent')                                    # what it was writing with is gone
+    assert not b.js('at_work') and b.js("$('write').textContent") == 'Write on'
 
 def test_two_settings_side_by_side(b):
     b.click("$('compare')")
