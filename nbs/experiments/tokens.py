@@ -173,16 +173,16 @@ def pico_bits(model, documents):
 
 def with_mistakes(data, share=.03):
     "Letters exchanged with the one after, left out or doubled, one in thirty."
-    rng, out, i = random.Random(0), bytearray(), 0
-    while i < len(data):
+    text, rng, out, i = data.decode('utf-8', 'surrogateescape'), random.Random(0), [], 0
+    while i < len(text):
         what = rng.random() / share
-        if what >= 1 or i + 1 == len(data): out.append(data[i])
+        if what >= 1 or i + 1 == len(text): out.append(text[i])
         elif what < 1/3:
-            out += bytes((data[i+1], data[i]))
+            out += text[i+1], text[i]
             i += 1
-        elif what < 2/3: out += bytes((data[i], data[i]))
+        elif what < 2/3: out += text[i], text[i]
         i += 1
-    return bytes(out)
+    return ''.join(out).encode('utf-8', 'surrogateescape')
 
 def others(name, held_out, data, scored):
     "name -> documents"
