@@ -219,15 +219,17 @@ def measure(model, name, seed, a, choosing):
     return found
 
 def floors(name, a):
-    "What well-known programs make of the held-out text, alone and after the training text."
+    "What well-known programs make of the held-out text, alone and after the training text, and how long its tokens are."
     zstd = importlib.import_module('zstandard')
-    train = b''.join(text(name, 'train', a.data, 200_000 if a.smoke else None).documents())
-    held = b''.join(first_bytes(text(name, 'validation', a.data), a.scored))
+    documents = list(text(name, 'train', a.data, 200_000 if a.smoke else None).documents())
+    units, some = BPE(documents, int(KINDS[-1].split()[1])), first_bytes(text(name, 'validation', a.data), a.scored)
+    train, held = b''.join(documents), b''.join(some)
     filters = [dict(id=lzma.FILTER_LZMA2, preset=9, dict_size=1 << 28)]
     def xz(data): return len(lzma.compress(data, filters=filters))
     packed = dict(gzip=len(gzip.compress(held, 9)), xz=xz(held), zstd=len(zstd.compress(held, 22)))
     packed['xz after the training text'] = xz(train + held) - xz(train)
-    return dict(corpus=name, bytes=len(held), bpb={k: 8*v / len(held) for k, v in packed.items()})
+    return dict(corpus=name, bytes=len(held), bpb={k: 8*v / len(held) for k, v in packed.items()},
+                bytes_per_token=len(held) / sum(len(units.encode(d)) for d in some))
 
 def main(args=None):
     p = parser(__doc__)
