@@ -219,7 +219,7 @@ def measure(model, name, seed, a, choosing):
     return found
 
 def floors(name, a):
-    "What well-known programs make of the held-out text, alone and after the training text, and how long its tokens are."
+    "What well-known programs make of the held-out text, alone and after the training text; how long its tokens are."
     zstd = importlib.import_module('zstandard')
     documents = list(text(name, 'train', a.data, 200_000 if a.smoke else None).documents())
     units, some = BPE(documents, int(KINDS[-1].split()[1])), first_bytes(text(name, 'validation', a.data), a.scored)
