@@ -56,7 +56,7 @@ class TrainConfig(Settings):
     # how slowly a running average of the weights forgets, below 1; it becomes the model; 0 = none
     average:float = setting(0., least=0, below=1, why=' (0 for none, or such as 0.97)')
     validation_interval:int = setting(100, least=0)      # optimizer steps between validations; 0 = only at the end
-    validation_bytes:int = setting(50_000, least=1)      # of the validation text
+    validation_bytes:int = setting(50_000, least=20)     # of the validation text, with its first mark
     checkpoint_interval:int = setting(500, least=1)      # optimizer steps between checkpoints
     checkpoint_minutes:float = setting(10., least=0)     # at most so long without one
     keep:int = setting(3, least=1)                       # checkpoints kept

@@ -40,6 +40,7 @@ def test_run_directory(run):
     (['stories', '--batch_size', '0'], 'batch_size=0'),
     (['stories', '--device', 'abacus'], 'abacus'),
     (['stories', '--limit', '0'], 'limit=0'),
+    (['stories', '--validation_bytes', '1'], 'validation_bytes=1'),
     (['stories', '--max_minutes', '0'], 'more than 0'),
     (['stories', '--epochs', '0'], 'more than 0'),
     (['stories', '--latent_att_window_size', '100000000'], 'less than 1048576'),
