@@ -153,8 +153,8 @@ def same_run(
 # %% ../nbs/10b_run.ipynb #09c783c3
 def goes_on(out:Path, config:PicoConfig, settings:TrainConfig, data:dict)->bool:
     "Whether the run that is there is the one to go on with. One that has taken no step yet may begin otherwise."
+    what_was_asked(out)                                           # that it is damaged has to be said
     try: same_run(out, config, settings, data)
-    except MayNotRead: raise
     except InputError:
         record = out/'metrics.jsonl'
         began = record.exists() and record.stat().st_size or (out/'model.safetensors').exists()
