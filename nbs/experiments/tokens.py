@@ -160,7 +160,7 @@ def learn(kind, rows, rate, corpus, seconds, seed):
     else:
         size = 256 if kind == 'bytes' else int(kind.split()[1])
         units = Bytes() if kind == 'bytes' else BPE(documents, size)
-        context = 256 if kind == 'bytes' else 128                 # about as many bytes
+        context = 256 if kind == 'bytes' else 128                 # tokens hold more text
         model, steps = trained(units, SIZES[size], context, rows, rate, documents, seconds, seed, began)
         def score(some): return bits(model, units, some)
     return score, dict(steps=steps, parameters=sum(p.numel() for p in model.parameters()))
