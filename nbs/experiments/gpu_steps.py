@@ -240,7 +240,8 @@ def writing_by_graph(h, name):
     plain, plain_rate = timed(s.byte for s in steps)
     written = written.partition(MARKS[model.config.marks][1])[0]  # as the loop, which ends there
     return dict(parameters=model.num_parameters(), captured=h.cuda, bytes_per_second=rate,
-                plain_bytes_per_second=plain_rate, same=len(os.path.commonprefix([plain, written])), of=max(len(plain), len(written)),
+                plain_bytes_per_second=plain_rate, same=len(os.path.commonprefix([plain, written])),
+                of=max(len(plain), len(written)),
                 note='every byte goes through the latent blocks, which counts only for the routed ones')
 
 def passes(h, preset):
