@@ -145,7 +145,7 @@ def bits(model, units, documents):
 def settings(model):
     "'bpe 2048 x 8 at 0.008' -> the kind, rows and rate; what is not said is the best."
     found = re.fullmatch(r'(pico|bytes|bpe (?:1024|2048|4096|8192))(?: x (\d+))?(?: at ([\d.]+))?', model)
-    if not found: raise ValueError(f"{model} is no model: expected 'pico', 'bytes' or 'bpe 2048 x 4 at 0.008'")
+    if not found: raise ValueError(f"{model} is no model, expected one like 'pico', 'bytes' or 'bpe 2048 x 4 at 0.008'")
     kind, rows, rate = found.groups()
     best = BEST.get(kind.split()[0], (0, 0))
     return kind, int(rows or best[0]), float(rate or best[1])
@@ -244,6 +244,9 @@ def main(args=None):
     a = parse(p, __file__, args)
     if a.smoke: a.corpora, a.seeds, a.seconds, a.scored = ['stories'], [0], .5, 2000
     elif not a.data: p.error('--data DIR is needed')
+    for model in a.models or ():
+        try: settings(model)
+        except ValueError as e: p.error(str(e))
     if a.stage == 'floors': asked = [(None, name, None) for name in a.corpora]
     else:
         kinds, seeds = a.models or KINDS, a.seeds
