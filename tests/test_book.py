@@ -67,6 +67,11 @@ def test_prose_accompanies_code():
         kinds = [c['cell_type'] for c in cells(p) if c['id'] != links.CELL]
         assert kinds.count('markdown') >= kinds.count('code') / 2, p.name
 
+def test_no_chapter_says_the_same_twice():
+    for p in NOTEBOOKS:
+        texts = [''.join(c['source']) for c in cells(p) if c['cell_type'] == 'markdown']
+        assert len(set(texts)) == len(texts), p.name
+
 # what shared programs import: the public surface, and every name that has moved since
 PUBLIC = """data load_corpus batch Corpus, model Pico PicoConfig, evaluate bits_per_byte router_report, soap SOAP,
 train TrainConfig train, generate generate stream, attention attention, router ROUTERS Router Route router,
