@@ -203,6 +203,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'pico.core.TextDecoder.finish': ('core.html#textdecoder.finish', 'pico/core.py'),
                            'pico.core._classes': ('core.html#_classes', 'pico/core.py'),
                            'pico.core.byte_class': ('core.html#byte_class', 'pico/core.py'),
+                           'pico.core.bytes_of': ('core.html#bytes_of', 'pico/core.py'),
                            'pico.core.check_field': ('core.html#check_field', 'pico/core.py'),
                            'pico.core.kind_of': ('core.html#kind_of', 'pico/core.py'),
                            'pico.core.moved': ('core.html#moved', 'pico/core.py'),

@@ -34,8 +34,8 @@ def shuffled(
     while len(todo):
         left, right = x % np.uint64(a), x // np.uint64(a)
         for r in (0, 2):
-            left = (left + _mix(right + keys[r])) % np.uint64(a)
-            right = (right + _mix(left + keys[r+1])) % np.uint64(b)
+            left = (left + _mix(right + keys[r]) % np.uint64(a)) % np.uint64(a)
+            right = (right + _mix(left + keys[r+1]) % np.uint64(b)) % np.uint64(b)
         x = left + np.uint64(a)*right
         done = x < np.uint64(n)
         out[todo[done]] = x[done]
@@ -139,11 +139,10 @@ def repeated(
 ):     # x, y of the same shapes
     "Rows in which one stretch after the other stands twice."
     B, T, N = y.shape
-    values = torch.cat([x, y[:,-1].clamp(min=0)], 1)              # (B, T + N) bytes
-    targets = torch.cat([torch.full((B, 1), -100), y[:,:,0], y[:,-1,1:]], 1)      # and what each is as a target
+    targets = torch.cat([torch.full((B, 1), -100), y[:,:,0], y[:,-1,1:]], 1)      # (B, T + N) each byte as a target
     some = np.stack([stretches(T, np.random.default_rng((seed, r))) for r in rows])
     source = torch.from_numpy(np.concatenate([some, np.tile(np.arange(T, T + N), (B, 1))], 1))
-    return values.gather(1, source)[:,:T], targets.gather(1, source)[:,1:].unfold(1, N, 1)
+    return x.gather(1, source[:,:T]), targets.gather(1, source)[:,1:].unfold(1, N, 1)
 
 # %% ../nbs/01a_batches.ipynb #8ff17edb
 @patch

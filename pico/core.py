@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'BOUNDS', 'AnySettings', 'BYTE_CLASSES', 'MOVED', 'InputError', 'setting', 'kind_of', 'check_field',
-           'Settings', 'to_bytes', 'to_text', 'TextDecoder', 'byte_class', 'pick_device', 'moved']
+           'Settings', 'bytes_of', 'to_bytes', 'to_text', 'TextDecoder', 'byte_class', 'pick_device', 'moved']
 
 # %% ../nbs/00a_core.ipynb #bcfd6869
 import codecs
@@ -101,13 +101,21 @@ class Settings:
         return dataclasses.asdict(self)
 
 # %% ../nbs/00a_core.ipynb #1b6b6473
+def bytes_of(
+    data, # bytes, or byte values: a list, an array, a tensor
+)->bytes:
+    "Byte values as bytes, whatever holds them; TypeError for what holds none, as a number or a path."
+    if isinstance(data, torch.Tensor): data = data.numpy(force=True)
+    if isinstance(data, (int, np.generic, os.PathLike)) or getattr(data, 'ndim', 1) == 0: raise TypeError
+    if isinstance(data, np.ndarray): data = data.tobytes() if data.dtype == np.uint8 else data.ravel().tolist()
+    return bytes(data)
+
 def to_bytes(
     text, # str, or anything that already is bytes
 )->bytes: # UTF-8; a byte that Python smuggled into the str as a lone surrogate comes out as itself
     "The bytes of a text; undoes `to_text(data, 'surrogateescape')` for any bytes."
     if not isinstance(text, str):
-        try:
-            if not isinstance(text, (int, os.PathLike)): return bytes(text)
+        try: return bytes_of(text)
         except TypeError: pass
         raise InputError(f"a text is a str or bytes, not a {type(text).__name__}: for a file give load_corpus(path), "
                          "for several texts Corpus.from_bytes(list)")
@@ -121,9 +129,7 @@ def to_text(
     errors:str='replace',
 )->str:
     "Any bytes as text; with `errors='replace'` every maximal broken part becomes one U+FFFD."
-    if isinstance(data, torch.Tensor): data = data.tolist()
-    if not isinstance(data, (bytes, bytearray, memoryview)): data = np.asarray(data, np.uint8)
-    return bytes(data).decode('utf-8', errors)
+    return bytes_of(data).decode('utf-8', errors)
 
 # %% ../nbs/00a_core.ipynb #bd8c57ca
 class TextDecoder:
@@ -133,7 +139,7 @@ class TextDecoder:
         data, # the next bytes
     )->str:   # every character that is complete by now
         "Text that can be shown already; up to 3 bytes of an unfinished character are held back."
-        return self.decoder.decode(bytes(data))
+        return self.decoder.decode(bytes_of(data))
     def finish(self)->str: # U+FFFD if a character was left unfinished, otherwise nothing
         "What is left at the end; afterwards the decoder is as new."
         text = self.decoder.decode(b'', final=True)

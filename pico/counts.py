@@ -45,7 +45,7 @@ def uncertainty(
 # %% ../nbs/04a_counts.ipynb #2fce6899
 def rising_pairs(
     values:np.ndarray, # (N,) bytes of a text
-    capacity:float,    # the largest fraction of them that may be above the cut; at least half of it is
+    capacity:float,    # the largest fraction of them that may be above the cut; at least half of it is, if it can be
     share:float=.25,   # of the uncertainty before a symbol that is taken off
 )->np.ndarray:         # (256, 256) bool, by the byte before and the byte itself
     "The pairs of bytes after which uncertainty rises most."

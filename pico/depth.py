@@ -242,6 +242,7 @@ class DepthCache:
     "What the latent stack remembers between calls: keys and values, recent choices, recent bytes, what is carried on."
     kv:list         # one KVCache per block, counting chosen bytes
     length:Tensor   # (B,) bytes seen, chosen or not
+    spare:Tensor    # (B,) how many of them can be taken back
     recent:Tensor   # (B, max_rollback + memory) bool: were the last bytes chosen?
     values:Tensor   # (B, max_rollback + memory) the last bytes, -1 before the beginning
     last:Tensor     # (B, max_rollback + 1, D) what was carried on after each of the last bytes; D = 0 without carrying
@@ -257,13 +258,18 @@ class DepthCache:
         self.last = keep_last(self.last, carried, lengths)
         self.recent = keep_last(self.recent, chosen, lengths)
         self.values = keep_last(self.values, values, lengths)
-        self.length += values.shape[1] if lengths is None else lengths
+        n = values.shape[1] if lengths is None else lengths
+        self.length += n
+        self.spare = (self.spare + n).clamp(max=self.last.shape[1] - 1)
 
     def rollback(self,
         n, # how many bytes: an int, or one number per row
     ):
-        "Forget the last bytes."
+        "Forget the last bytes. ValueError, and nothing is changed, if they are more than can be taken back."
         n = torch.as_tensor(n, device=self.length.device).expand_as(self.length)
+        if ((n > self.spare) | (n < 0)).any():
+            raise ValueError(f"rollback of {n.tolist()} bytes: at most {self.spare.tolist()} can be taken back "
+                             f"(max_rollback={self.last.shape[1] - 1})")
         R = self.recent.shape[1]
         among = torch.arange(R, device=n.device) >= R - n[:,None]
         routed = (self.recent & among).sum(1)                     # (B,) of the last n
@@ -272,12 +278,14 @@ class DepthCache:
         self.values = drop_last(self.values, n, -1)
         self.last = drop_last(self.last, n, 0.)
         self.length -= n
+        self.spare = self.spare - n
 
     def restart(self,
         rows:Tensor, # (B,) bool
     ):
         "In these rows another document begins: nothing is looked back at and nothing handed on."
         for c in self.kv: c.restart(rows)
+        self.spare = self.spare.masked_fill(rows, 0)
         self.last = self.last.masked_fill(rows[:,None,None], 0.)
         self.recent[:,-1:] |= rows[:,None]                        # no word goes on
 
@@ -293,6 +301,7 @@ def new_cache(self:MixtureOfDepths,
     D = 0 if self.carry is None else len(self.carry)
     return DepthCache(Stack.new_cache(self, B, R, dtype, device),
                       length=torch.zeros(B, dtype=torch.long, device=device),
+                      spare=torch.zeros(B, dtype=torch.long, device=device),
                       recent=torch.zeros(B, M, dtype=torch.bool, device=device),
                       values=torch.full((B, M), -1, dtype=torch.long, device=device),
                       last=torch.zeros(B, R + 1, D, dtype=dtype, device=device))

@@ -262,7 +262,8 @@ def facts_of(
     "What a file of weights tells of its making."
     about = header(file).get('about')
     if not isinstance(about, dict): return {}
-    return {k: v for k, v in about.items() if k in FACTS and isinstance(v, (str, int, float))}
+    kinds = dict(bpb=(int, float))
+    return {k: v for k, v in about.items() if k in FACTS and isinstance(v, kinds.get(k, (str, int, float)))}
 
 @patch(cls_method=True)
 def from_pretrained(cls:Files,

@@ -315,7 +315,7 @@ class RisingRouter(TunedRouter):
     def begin(self, source):
         "Count where uncertainty rises in up to 1 MB of a `Corpus` or a `Stream`, and start from there."
         self.pairs.copy_(torch.from_numpy(rising_pairs(source.excerpt(), self.capacity)))
-        nn.init.zeros_(self.weight)
+        if self.pairs.any(): nn.init.zeros_(self.weight)          # else it learns from nothing, as top-k does
 
     def strength(self): return self.rule * self.pairs.any()
 

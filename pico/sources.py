@@ -316,6 +316,7 @@ def find_source(
     **options, # see `Source`
 )->Source:
     "The first kind of source that fits a name."
+    if not name: raise InputError("'' is no source: give 'stories', a file, a folder or a data set on the Hub")
     return next(s for s in (kind(name, **options) for kind in SOURCES) if s.fits())
 
 # %% ../nbs/01a_sources.ipynb #5cebb1f9

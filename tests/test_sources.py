@@ -700,3 +700,9 @@ def test_tiny_stories_by_its_name(tiny_stories, monkeypatch, tmp_path):
     told = {int(n) for n in re.findall(rb'child number (\d+) found', bytes(read))}
     assert len(told) > 10 and max(told) < 200                               # nothing of the held-out split
     assert asked.count(name) >= 3                                           # stored, held out and streamed
+
+def test_an_empty_name_is_no_source(tmp_path, monkeypatch):
+    (tmp_path/'secret.txt').write_text('a text ' * 99)
+    monkeypatch.chdir(tmp_path)
+    for load in (load_corpus, as_source):
+        with pytest.raises(InputError, match="'' is no source"): load('')
