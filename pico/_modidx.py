@@ -808,7 +808,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'pico.speculative.Pace.next_way': ('speculative.html#pace.next_way', 'pico/speculative.py'),
                                   'pico.speculative.Pace.note': ('speculative.html#pace.note', 'pico/speculative.py'),
                                   'pico.speculative.Pace.resting': ('speculative.html#pace.resting', 'pico/speculative.py'),
-                                  'pico.speculative.Pace.speed': ('speculative.html#pace.speed', 'pico/speculative.py'),
                                   'pico.speculative.Pace.wait': ('speculative.html#pace.wait', 'pico/speculative.py'),
                                   'pico.speculative.PromptLookup': ('speculative.html#promptlookup', 'pico/speculative.py'),
                                   'pico.speculative.PromptLookup.__init__': ( 'speculative.html#promptlookup.__init__',

@@ -101,12 +101,11 @@ def write_json(
 
 def read_json(
     file:str | Path,   # a JSON file
-    limit=50_000_000,  # refuse larger files without reading them
     sealed=False,      # written by `write_json`: compare the seal
 )->dict:
     "A JSON object from a file; whatever is wrong with it becomes one `InputError`."
     try:
-        if os.path.getsize(file) > limit: raise ValueError(f'larger than {limit} bytes')
+        if os.path.getsize(file) > 50_000_000: raise ValueError('larger than 50 MB')
         d = json.loads(Path(file).read_text(encoding='utf-8'))
         if not isinstance(d, dict): raise ValueError(f'{type(d).__name__} instead of an object')
         if sealed and d.pop('sha256', None) != seal(d):
@@ -121,11 +120,13 @@ def take_apart(
     tree,  # dicts, lists, tuples, numbers, strings, None, tensors
 )->tuple:  # the tree as JSON can hold it, and the tensors by name
     "A tree of state as JSON and tensors."
-    tensors = {}
+    tensors, places = {}, set()                                   # a file wants no tensors that share their memory
     def walk(t):
         if isinstance(t, torch.Tensor):
-            name = f't{len(tensors)}'
-            tensors[name] = t.detach().contiguous().clone()
+            name, t = f't{len(tensors)}', t.detach().contiguous()
+            shared = t.data_ptr() in places or t.untyped_storage().nbytes() != t.nbytes
+            places.add(t.data_ptr())
+            tensors[name] = t.clone() if shared else t
             return {'tensor': name}
         if isinstance(t, dict): return {'dict': [[walk(k), walk(v)] for k, v in t.items()]}
         if isinstance(t, tuple): return {'tuple': [walk(v) for v in t]}
@@ -203,7 +204,7 @@ def save(
     step:int,          # names the checkpoint
     weights:dict,      # tensors by name
     state:dict,        # any tree of numbers, strings and tensors
-    keep:int=3,        # how many of the newest to keep; 0 = all
+    keep:int=3,        # how many of the newest to keep, at least 1
     best:int=None,     # a step that is kept in any case
     header:dict=None,  # what the file of weights says of itself (chapter 06a)
 )->Path:               # the new checkpoint
@@ -224,8 +225,7 @@ def save(
         raise InputError(f"the checkpoint of step {step} could not be written to {folder} ({why}): "
                          f"{remedy(e)}, earlier checkpoints are intact") from None
     steps = [s for s in all_steps(folder) if s <= step]           # a later one can only be damaged: it does not count
-    for s in steps[:-keep] if keep else []:
-        if s != best: remove(folder/f'{s:08d}')
+    for s in set(steps[:-keep]) - {best}: remove(folder/f'{s:08d}')
     return final
 
 # %% ../nbs/10_checkpoint.ipynb #90e55448

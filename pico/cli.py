@@ -23,7 +23,7 @@ from .sources import load_corpus
 from .model import PRESETS, Pico, PicoConfig, trained_model
 from .evaluate import bits_per_byte, recall, router_report
 from .checkpoint import read_json
-from .parallel import join_group, leave_group
+from .parallel import join_group, leave_group, on_rank0
 from .streaming import Stream
 from .train import train
 from .record import plot_run, read_metrics
@@ -109,7 +109,7 @@ def asked(
     a, # arguments of `pico-train`
 )->tuple: # source, design, settings, and how to read the source
     "What to train: the flags, over the run in OUT if there is one, or over what a new run begins with."
-    old = what_was_asked(a.out)
+    old = on_rank0(lambda: what_was_asked(a.out))                 # other machines may not see it
     if not old: return asked_anew(a)
     data, like, design = old['data'], config_file(a.config), given(a, PicoConfig)
     if a.preset is not None and not data.get('start'):            # its shape must be the run's; the design may differ
@@ -158,9 +158,9 @@ def report_run(
 def pico_train(args=None):
     "Make a model and train it, or go on with the run in OUT."
     a = train_parser().parse_args(args)
-    source, design, settings, how = asked(a)
     rank, _ = join_group()
     try:
+        source, design, settings, how = asked(a)
         train(a.out, source, design, settings, **how)
         if not rank:
             draw_run(local_path(a.out), source)

@@ -130,7 +130,7 @@ def in_contact():
     "Around what needs the other processes: one sentence if one of them is gone."
     try: yield
     except RuntimeError as e:
-        if world()[1] == 1 or isinstance(e, torch.OutOfMemoryError): raise
+        if world()[1] == 1 or isinstance(e, torch.OutOfMemoryError) or 'allocate memory' in str(e): raise
         raise lost(f"another one ({' '.join(str(e).split())[:100]})") from None
 
 @contextlib.contextmanager
@@ -196,7 +196,7 @@ class Stop:
     def __init__(self): self.signal, self.when = 0, 0.
 
     def note(self, number, frame):
-        if self.signal == number == signal.SIGINT and time.monotonic() - self.when > 1: raise KeyboardInterrupt
+        if self.signal and number == signal.SIGINT and time.monotonic() - self.when > 1: raise KeyboardInterrupt
         if not self.signal: self.signal, self.when = number, time.monotonic()
 
     def __enter__(self):

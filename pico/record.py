@@ -8,6 +8,7 @@ __all__ = ['TICKS', 'metrics_line', 'metrics_lines', 'read_metrics', 'cut_metric
 
 # %% ../nbs/10c_record.ipynb #664c4d0b
 import contextlib
+import errno
 import json
 import math
 import os
@@ -110,7 +111,9 @@ class Recorder:
 
     def write(self, m:dict): # what happened in a step
         "One line."
-        try: self.log.write(metrics_line(m).encode())
+        line = metrics_line(m).encode()
+        try:
+            if self.log.write(line) < len(line): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as e:
             raise InputError(f"{self.out/'metrics.jsonl'} could not be written ({e.strerror}): free some space "
                              "and start again, earlier checkpoints are intact") from None

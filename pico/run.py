@@ -55,7 +55,7 @@ class TrainConfig(Settings):
     repeats:float = setting(0., least=0, most=1, why=', a fraction of the run')
     # how slowly a running average of the weights forgets, below 1; it becomes the model; 0 = none
     average:float = setting(0., least=0, below=1, why=' (0 for none, or such as 0.97)')
-    validation_interval:int = setting(100, least=0)      # optimizer steps between validations; 0 = only at the end
+    validation_interval:int = setting(100, least=0)      # steps between them; also at checkpoints; 0 = at the end
     validation_bytes:int = setting(50_000, least=20)     # of the validation text, with its first mark
     checkpoint_interval:int = setting(500, least=1)      # optimizer steps between checkpoints
     checkpoint_minutes:float = setting(10., least=0)     # at most so long without one
@@ -156,8 +156,8 @@ def goes_on(out:Path, config:PicoConfig, settings:TrainConfig, data:dict)->bool:
     what_was_asked(out)                                           # that it is damaged has to be said
     try: same_run(out, config, settings, data)
     except InputError:
-        record = out/'metrics.jsonl'
-        began = record.exists() and record.stat().st_size or (out/'model.safetensors').exists()
+        records, own = (out/'metrics.jsonl', out/'replay.jsonl'), out/'model.safetensors'
+        began = any(f.exists() and f.stat().st_size for f in records) or own.exists() and facts_of(own).get('steps')
         if began or all_steps(out/'checkpoints'): raise
         return False
     return True

@@ -237,15 +237,15 @@ class Way:
         return self.gained / max(self.seconds, 1e-9)
 
     def note(self,
-        gained:int, seconds:float,      # bytes of one more round, and what they took
-        memory:int=24, most:float=3,    # rounds that a mean looks back; how many ordinary rounds one counts as at most
+        gained:int,    # bytes of one more round
+        seconds:float, # and what they took
     ):
         "One more round."
         self.rounds += 1
         if self.rounds == 1: self.gained, self.seconds = gained, seconds
-        share = 1 / min(self.rounds, memory)
+        share = 1 / min(self.rounds, 24)                          # the mean looks back so many rounds
         self.gained += share * (gained - self.gained)
-        self.seconds += share * (min(seconds, most*self.seconds) - self.seconds)
+        self.seconds += share * (min(seconds, 3*self.seconds) - self.seconds)    # one round counts as three at most
 
 # %% ../nbs/11b_speculative.ipynb #ef4ca064
 class Pace:
@@ -261,12 +261,6 @@ class Pace:
         self.clock = clock
         self.taken, self.ways = [], {}            # the way of each round so far; name -> `Way`
         self.rest, self.looks = 0, True           # plain rounds to come without a clock; are copies sought?
-
-    def speed(self,
-        name:str,   # of a way that was taken
-    )->float:       # bytes per second
-        "What this way has brought in its last rounds."
-        return self.ways[name].speed
 
     def best(self)->float: # bytes per second
         "The speed of the fastest way."
@@ -288,7 +282,7 @@ class Pace:
         "A pause that makes the trial's loss a hundredth of the text; twice that for each trial lost before."
         loss = self.again * (self.best() * way.seconds - way.gained)       # bytes
         way.lost += 1
-        way.due = len(self.taken) + min(2**way.lost * (self.pause + 100*loss), self.longest)
+        way.due = len(self.taken) + min(2**min(way.lost, 10) * (self.pause + 100*loss), self.longest)
 
 # %% ../nbs/11b_speculative.ipynb #c87a6659
 @patch

@@ -233,7 +233,7 @@ def as_asked(
 )->tuple:                        # design and settings
     """What was given; else what the run in `out` was begun with; else the design of the model to begin from, and the
     preset, by default the one for this machine."""
-    old = what_was_asked(out) if preset is None else {}
+    old = on_rank0(lambda: what_was_asked(out)) if preset is None else {}    # others may not see the run's disk
     # refuses a design that does not fit before anything is written
     trained = trained_model(start, config) if start and not old else None
     name = preset or default_preset(settings.device if settings else 'auto')
@@ -287,7 +287,7 @@ def train(
     "Train a model, or go on with the run in `out`: exactly from its last checkpoint, however it ended."
     out, (rank, size) = local_path(out), world()
     config, s = as_asked(out, config, settings, preset, start)
-    old = what_was_asked(out).get('data', {})                     # what is not said is as the run has it
+    old = on_rank0(lambda: what_was_asked(out)).get('data', {})   # what is not said is as the run has it
     how, start = how_read(old, source, column, limit, streaming), start or old.get('start')
     text = as_source(source, marks=config.marks, **how)
     with enough_memory(): text.prepare(s.batch_size, s.context_len, config.next_tokens, s.seed, rank, size)

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 import pico.train
 import processes
 from pico.checkpoint import all_steps, flush, load, latest, run_lock, read_json
-from pico.checkpoint import save, find_damage, write_json, atomic_write
+from pico.checkpoint import save, find_damage, take_apart, write_json, atomic_write
 from conftest import CATS, TINY
 from pico.cli import pico_train
 from pico.core import InputError
@@ -388,3 +388,12 @@ def test_a_place_that_may_not_be_written(public):
         said = (public.parent/'said').read_text()
         assert 'where you may write' in said and 'free some space' not in said and '\n' not in said
     assert all_steps(public/'checkpoints') == [1, 2]
+
+def test_state_is_not_copied_again_to_be_written_and_may_share_memory(tmp_path):
+    a = torch.arange(6.)
+    _, tensors = take_apart(dict(a=a))
+    assert tensors['t0'].data_ptr() == a.data_ptr()
+    save(tmp_path, 1, dict(w=a), dict(a=a, again=a, part=a[2:4], across=a.view(2, 3).T))
+    _, state = load(latest(tmp_path))
+    assert state['again'].tolist() == a.tolist() and state['part'].tolist() == [2, 3]
+    assert state['across'].tolist() == a.view(2, 3).T.tolist()

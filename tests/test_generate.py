@@ -23,7 +23,7 @@ from pico.model import Pico, PicoConfig
 from pico.stories import story
 from pico.writing import Writing, verify
 from pico.show import characters
-from pico.speculative import Noise, Pace, accept, accept_drafts, byte_probabilities, choose, pick, scores
+from pico.speculative import Noise, Pace, Way, accept, accept_drafts, byte_probabilities, choose, pick, scores
 
 fast = settings(deadline=None, derandomize=True, max_examples=25)
 
@@ -442,7 +442,7 @@ def test_copies_and_heads_are_judged_apart():
         pace = Pace(clock=m.clock)
         generate(m, '', 2000, temperature=0, speculative=pace)
         assert pace.taken.count(good) > 4 * pace.taken.count(bad), (good, len(pace.taken))
-        assert pace.speed(good) > 1.3 * pace.speed('plain') > pace.speed(bad)
+        assert pace.ways[good].speed > 1.3 * pace.ways["plain"].speed > pace.ways[bad].speed
 
 def test_a_pace_knows_from_one_text_to_the_next(trained):
     "Handed on, it need not try everything again; and it is the default."
@@ -596,3 +596,10 @@ def test_a_gpu_writes_and_scores(speculative):
     text = story(3, seed=9).text
     for latent in (True, False):
         assert abs(bits_per_byte(there, text, latent=latent).bpb - bits_per_byte(here, text, latent=latent).bpb) < .01
+
+def test_a_way_that_never_pays_is_tried_ever_more_rarely_and_no_number_overflows():
+    pace = Pace()
+    pace.ways['plain'] = Way(0, rounds=9, gained=9., seconds=.1)
+    way = pace.ways['drawn'] = Way(0, rounds=9, gained=1., seconds=1., lost=5000)
+    pace.wait(way)
+    assert way.due == Pace.longest

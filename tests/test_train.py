@@ -26,6 +26,8 @@ from pico.router import ROUTERS
 from pico.model import Pico, PicoConfig
 from pico.checkpoint import all_steps, latest, read_json
 from pico.run import OPTIMIZERS, TrainConfig
+from pico.cli import asked, train_parser
+from pico.parallel import Stop, in_contact
 from pico.record import Progress, read_metrics, span
 from pico.train import backward, train
 
@@ -307,6 +309,54 @@ def test_a_second_interrupt_leaves_at_once(tmp_path):
     os.kill(pid, signal.SIGINT)
     assert processes.wait(pid, 20) == 130 and latest(tmp_path/'a/checkpoints') is not None
 
+def test_ctrl_c_leaves_after_another_signal_too():
+    stop = Stop()
+    stop.note(signal.SIGTERM, None)
+    stop.note(signal.SIGINT, None)                                # at once: perhaps the same wish
+    stop.when -= 2
+    with pytest.raises(KeyboardInterrupt): stop.note(signal.SIGINT, None)
+
+def failing(monkeypatch, name, call):
+    "A function of pico.train that is killed in one of its calls."
+    real, calls = getattr(pico.train, name), itertools.count(1)
+    def f(*args, **kw):
+        if next(calls) == call: raise Killed
+        return real(*args, **kw)
+    monkeypatch.setattr(pico.train, name, f)
+
+class Killed(Exception): pass
+
+def test_steps_before_the_first_checkpoint_count_however_often_it_was_killed(tmp_path, monkeypatch):
+    how = dict(max_steps=8, checkpoint_interval=9, validation=None)
+    for name, call in ('optimizer_step', 4), ('outlook', 1):
+        with monkeypatch.context() as m:
+            failing(m, name, call)
+            with pytest.raises(Killed): go(tmp_path/'a', **how)
+    assert (tmp_path/'a/metrics.jsonl').stat().st_size == 0
+    with pytest.raises(InputError, match='seed=9 contradicts'): go(tmp_path/'a', seed=9, **how)
+    for name in 'ab': go(tmp_path/name, **how)
+    assert losses(tmp_path/'a') == losses(tmp_path/'b')
+
+def test_what_was_stopped_before_its_first_step_may_be_asked_for_otherwise(tmp_path, monkeypatch):
+    real = pico.train.outlook
+    def stopped(*args, **kw):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args, **kw)
+    with monkeypatch.context() as m:
+        m.setattr(pico.train, 'outlook', stopped)
+        go(tmp_path/'a', max_steps=4, validation=None)
+    assert steps_of(tmp_path/'a') == 0
+    go(tmp_path/'a', max_steps=4, seed=9, validation=None)
+    go(tmp_path/'b', max_steps=4, seed=9, validation=None)
+    assert losses(tmp_path/'a') == losses(tmp_path/'b')
+
+def test_a_line_of_the_record_is_whole_or_an_error(tmp_path):
+    class Full:
+        def write(self, line): return len(line) - 1
+    record = pico.record.Recorder(tmp_path, 0)
+    record.log = Full()
+    with pytest.raises(InputError, match='free some space'): record.write(dict(step=1))
+
 # several processes
 
 def many(n, out, folder, steps, said=None, source=TEXT, config=CONFIG, **how):
@@ -364,6 +414,22 @@ def test_rows_without_a_routed_byte(tmp_path):
     fresh = Pico(none)
     trained = Pico.from_pretrained(tmp_path/'3')
     for a, b in zip(fresh.latent.parameters(), trained.latent.parameters(), strict=True): assert torch.equal(a, b)
+
+def test_all_processes_go_on_with_what_the_first_one_sees(tmp_path):
+    "On other machines there is no run directory."
+    go(tmp_path/'0', max_steps=2, seed=3, validation=None)
+    def look(rank):
+        found = pico.train.as_asked(tmp_path/str(rank), None, None)
+        a = train_parser().parse_args([str(tmp_path/str(rank))])
+        (tmp_path/f'asked{rank}').write_text(repr((found, asked(a))))
+    assert [processes.wait(p) for p in processes.group(2, look, tmp_path)] == [0, 0]
+    assert 'seed=3' in (tmp_path/'asked0').read_text() == (tmp_path/'asked1').read_text()
+
+def test_too_little_memory_in_one_of_several_processes_is_no_lost_contact(monkeypatch):
+    monkeypatch.setattr('pico.parallel.world', lambda: (0, 2))
+    with pytest.raises(RuntimeError, match='allocate'), in_contact():
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] can't allocate memory")
+    with pytest.raises(InputError, match='lost contact'), in_contact(): raise RuntimeError('Connection closed by peer')
 
 def test_two_processes_resume_bit_for_bit(tmp_path):
     assert many(2, tmp_path/'a', tmp_path, 40) == [0, 0]

@@ -19,7 +19,7 @@ from pico.model import Pico
 from pico.train import TrainConfig, make_optimizer, lr_factor
 
 STEPS, RATE, WARMUP = 1000, 8e-3, 50
-DECAYS = .9, .97, .99, .995, .998
+DECAYS = .9, .97, .99
 SCHEDULES = 'cosine', 'wsd', 'constant'
 
 class Averages:
