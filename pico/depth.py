@@ -280,14 +280,16 @@ class DepthCache:
         self.length -= n
         self.spare = self.spare - n
 
-    def restart(self,
-        rows:Tensor, # (B,) bool
-    ):
-        "In these rows another document begins: nothing is looked back at and nothing handed on."
-        for c in self.kv: c.restart(rows)
-        self.spare = self.spare.masked_fill(rows, 0)
-        self.last = self.last.masked_fill(rows[:,None,None], 0.)
-        self.recent[:,-1:] |= rows[:,None]                        # no word goes on
+# %% ../nbs/05a_depth.ipynb #bd570380
+@patch
+def restart(self:DepthCache,
+    rows:Tensor, # (B,) bool
+):
+    "In these rows another document begins: nothing is looked back at, taken back or handed on."
+    for c in self.kv: c.restart(rows)
+    self.spare = self.spare.masked_fill(rows, 0)
+    self.last = self.last.masked_fill(rows[:,None,None], 0.)
+    self.recent[:,-1:] |= rows[:,None]                            # no word goes on
 
 # %% ../nbs/05a_depth.ipynb #c6f479ef
 @patch
