@@ -28,17 +28,18 @@ class Parser(argparse.ArgumentParser):
     def error(self, message): raise InputError(f"{message} (see {self.prog} --help)")
 
     def parse_args(self, args=None):
-        left, joined = list(sys.argv[1:] if args is None else args), []
+        left, joined, places = list(sys.argv[1:] if args is None else args), [], []
         while left:
             arg = left.pop(0)
             name, equals, value = arg.partition('=')
             flag = '--' + name[2:].replace('-', '_')
             action = self._option_string_actions.get(flag) if len(name) > 2 and name.startswith('--') else None
-            if arg == '--': return self.parsed([*joined, arg, *left])
-            if action is None: joined.append(arg)                 # nothing of ours: it stays as it was typed
+            if arg == '--': return self.parsed([*joined, *places, arg, *left])
+            # what is no flag of ours stays as it was typed; places come last: argparse loses one between flags
+            if action is None: (joined if arg.startswith('-') and arg != '-' else places).append(arg)
             elif action.nargs is None and not equals and left: joined.append(f'{flag}={left.pop(0)}')
             else: joined.append(flag + equals + value)
-        return self.parsed(joined)
+        return self.parsed([*joined, *places])
 
     def parsed(self, args):
         found = super().parse_args(args)
@@ -49,7 +50,7 @@ class Parser(argparse.ArgumentParser):
         return found
 
 # %% ../nbs/12a_arguments.ipynb #f11f6dc8
-NO_OUTPUT = errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT if hasattr(errno, 'EDQUOT') else errno.ENOSPC
+NO_OUTPUT = errno.ENOSPC, errno.EIO, errno.EBADF, errno.EFBIG, getattr(errno, 'EDQUOT', errno.ENOSPC)
 
 def silence():
     "Nothing more is written to standard output, not even when Python ends and empties its buffer."

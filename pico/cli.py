@@ -6,7 +6,7 @@
 __all__ = ['RUNNING', 'SHAPE', 'train_command', 'eval_command', 'generate_command', 'COMMANDS', 'main', 'add_data',
            'train_parser', 'config_file', 'asked_anew', 'asked', 'opening_words', 'draw_run', 'report_run',
            'pico_train', 'the_model', 'add_model', 'eval_parser', 'held_out_text', 'report_score', 'report_recall',
-           'pico_eval', 'show_stream', 'generate_parser', 'write_page', 'pico_generate', 'commands', 'pico_main']
+           'pico_eval', 'show_stream', 'generate_parser', 'pico_generate', 'commands', 'pico_main']
 
 # %% ../nbs/13_cli.ipynb #1ae27439
 import dataclasses
@@ -18,7 +18,7 @@ from pathlib import Path
 from .stories import story
 from .core import InputError, TextDecoder, moved, to_text
 from .data import RULE
-from .files import local_path
+from .files import local_path, typed
 from .sources import load_corpus
 from .model import PRESETS, Pico, PicoConfig, trained_model
 from .evaluate import bits_per_byte, recall, router_report
@@ -28,6 +28,7 @@ from .streaming import Stream
 from .train import train
 from .record import plot_run, read_metrics
 from .run import TRAINING, TrainConfig, default_preset, what_was_asked
+from .show import write_page
 from .generate import generate, stream
 from .arguments import Parser, add_fields, command, given
 
@@ -80,7 +81,7 @@ def config_file(
 )->dict:                    # settings, config and data; all empty for None
     "What another run was asked to do. Its seal is not looked at: who copies the file may change it."
     if file is None: return dict(settings={}, config={}, data={})
-    file = Path(file)/'train.json' if Path(file).is_dir() else Path(file)
+    file = Path(file)/'train.json' if os.path.isdir(file) else Path(file)
     d = dict(data={}) | read_json(file)
     good = all(isinstance(d.get(k), dict) for k in ('settings', 'config', 'data'))
     kinds = dict(source=str, column=str, limit=int, streaming=bool)
@@ -94,16 +95,16 @@ def asked_anew(
     "What a new run was asked for: the flags, over another run's or over the preset."
     if a.config and a.preset: raise InputError("--config and --preset both name a design: give one of them")
     like, preset = config_file(a.config), a.preset or default_preset(a.device or 'auto')
-    how = dict(column=a.column or like['data'].get('column') or 'text',
-               limit=like['data'].get('limit') if a.limit is None else a.limit,
-               streaming=a.streaming or like['data'].get('streaming', False), start=a.start)
+    data = {} if a.source else like['data']                       # how its text is read goes with its text
+    how = dict(column=a.column or data.get('column') or 'text', limit=data.get('limit') if a.limit is None else a.limit,
+               streaming=a.streaming or data.get('streaming', False), start=a.start)
     flags, training = given(a, PicoConfig), given(a, TrainConfig)
     if a.config: design = PicoConfig.from_dict(like['config'] | flags)
     elif a.start: design = PicoConfig.from_dict(trained_model(a.start).config.to_dict() | flags)
     else: design = PicoConfig.preset(preset, **flags)
     if a.config: settings = TrainConfig.from_dict(like['settings'] | training)
     else: settings = TrainConfig.preset(preset, **training)
-    return a.source or like['data'].get('source') or 'stories', design, settings, how
+    return a.source or data.get('source') or 'stories', design, settings, how
 
 def asked(
     a, # arguments of `pico-train`
@@ -149,10 +150,11 @@ def report_run(
     words = '' if how['streaming'] else opening_words(source, how['column'])
     prompt = f' --prompt {shlex.quote(words)}' if words else ''
     ends = [k for k in ('max_steps', 'max_minutes', 'epochs') if getattr(settings, k)] or ['max_steps']
-    longer = ' and '.join(f'--{k}' for k in ends)
-    print(f"model and checkpoints in {out}, loss curve in {out/'loss.png'}\n"
-          f"next: pico-generate {out}{prompt}   or   pico-eval {out}\n"
-          f"further: pico-train {out} with a larger {longer}")
+    longer, run = ' and '.join(f'--{k}' for k in ends), typed(out)
+    curve = f", loss curve in {out/'loss.png'}" if (out/'loss.png').exists() else ''
+    print(f"model and checkpoints in {out}{curve}\n"
+          f"next: pico-generate {run}{prompt}   or   pico-eval {run}\n"
+          f"further: pico-train {run} with a larger {longer}")
 
 # %% ../nbs/13_cli.ipynb #1ad54722
 def pico_train(args=None):
@@ -208,7 +210,12 @@ def held_out_text(
     own = data.get('source') in (source, os.path.abspath(local_path(source)))    # what the run was trained on
     how:dict = dict(marks=marks, rule=data.get('rule', 1) if own else RULE)
     if not (a.streaming or own and data.get('streaming')):
-        return source, load_corpus(source, a.split, column, limit=a.max_bytes, **how)
+        corpus = load_corpus(source, a.split, column, limit=a.max_bytes, **how)
+        then, now = data.get('bytes') if own and data.get('limit') is None else None, corpus.sizes.get('train')
+        if then and now and then != now:
+            print(f"{source} has changed, from {then:,} to {now:,} bytes to train on: what is scored may have been "
+                  "trained on", file=sys.stderr)
+        return source, corpus
     if a.split != 'validation':
         raise InputError(f"--split {a.split}: of a text that is streamed only 'validation' can be scored, leave it out")
     corpus = Stream(source, column, **how).validation(a.max_bytes)
@@ -296,12 +303,6 @@ def generate_parser()->Parser:
     return p
 
 # %% ../nbs/13_cli.ipynb #6f4f54fd
-def write_page(file:str | Path, html:str):
-    "Write a page; a place where that cannot be done is named."
-    try: Path(file).write_text(html, encoding='utf-8', errors='replace')
-    except OSError as e:
-        raise InputError(f"{file} could not be written ({e.strerror}): give a file in another folder") from None
-
 def pico_generate(args=None):
     "Write text with a trained model; routed bytes are marked."
     a = generate_parser().parse_args(args)

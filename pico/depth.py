@@ -268,28 +268,23 @@ class DepthCache:
         "Forget the last bytes. ValueError, and nothing is changed, if they are more than can be taken back."
         n = torch.as_tensor(n, device=self.length.device).expand_as(self.length)
         if ((n > self.spare) | (n < 0)).any():
-            raise ValueError(f"rollback of {n.tolist()} bytes: at most {self.spare.tolist()} can be taken back "
-                             f"(max_rollback={self.last.shape[1] - 1})")
-        R = self.recent.shape[1]
-        among = torch.arange(R, device=n.device) >= R - n[:,None]
+            raise ValueError(f"rollback of {n.tolist()} bytes: at most {self.spare.tolist()} can be taken back")
+        among = torch.arange(R := self.recent.shape[1], device=n.device) >= R - n[:,None]
         routed = (self.recent & among).sum(1)                     # (B,) of the last n
         for c in self.kv: c.rollback(routed)
         self.recent = drop_last(self.recent, n, False)
         self.values = drop_last(self.values, n, -1)
         self.last = drop_last(self.last, n, 0.)
-        self.length -= n
-        self.spare = self.spare - n
+        self.length, self.spare = self.length - n, self.spare - n
 
-# %% ../nbs/05a_depth.ipynb #bd570380
-@patch
-def restart(self:DepthCache,
-    rows:Tensor, # (B,) bool
-):
-    "In these rows another document begins: nothing is looked back at, taken back or handed on."
-    for c in self.kv: c.restart(rows)
-    self.spare = self.spare.masked_fill(rows, 0)
-    self.last = self.last.masked_fill(rows[:,None,None], 0.)
-    self.recent[:,-1:] |= rows[:,None]                            # no word goes on
+    def restart(self,
+        rows:Tensor, # (B,) bool
+    ):
+        "In these rows another document begins: nothing is looked back at, taken back or handed on."
+        for c in self.kv: c.restart(rows)
+        self.spare = self.spare.masked_fill(rows, 0)
+        self.last = self.last.masked_fill(rows[:,None,None], 0.)
+        self.recent[:,-1:] |= rows[:,None]                        # no word goes on
 
 # %% ../nbs/05a_depth.ipynb #c6f479ef
 @patch

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ROWS', 'PACKED', 'WIDE', 'MADE', 'FOREIGN', 'SPLITS', 'PROGRAMS', 'ABOUT', 'ORDER', 'row_ending', 'row_kind',
            'why_no_rows', 'wide_codec', 'wide_piece', 'text_piece', 'file_pieces', 'is_run', 'why_not_entered', 'walk',
-           'left_out', 'local_path', 'saved_by_datasets', 'has_card', 'split_name', 'weight', 'by_split', 'in_memory',
-           'cache_folder', 'kept']
+           'left_out', 'local_path', 'saved_by_datasets', 'has_card', 'is_settings', 'typed', 'split_name', 'weight',
+           'by_split', 'in_memory', 'cache_folder', 'kept']
 
 # %% ../nbs/01a_files.ipynb #a4b6d8a5
 import codecs
@@ -16,6 +16,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -177,6 +178,26 @@ def has_card(
     try: head = (path/'README.md').read_bytes()[:10_000].decode(errors='replace').replace('\r', '')
     except OSError: return False
     return head.startswith('---\n') and '\nconfigs:' in head.split('\n---\n')[0]
+
+# %% ../nbs/01a_files.ipynb #63ab691c
+def is_settings(
+    path:Path, # of rows
+)->bool:
+    "Whether a `.json` holds one object, as `package.json` does, and no rows."
+    if path.suffix.lower() != '.json': return False
+    with open(path, 'rb') as f: head = f.read(2**20).removeprefix(codecs.BOM_UTF8).strip()
+    first, _, more = head.partition(b'\n')
+    try: json.loads(first)
+    except (ValueError, RecursionError): return first.startswith(b'{') # the object goes on in the next line
+    return first.startswith(b'{') and not more
+
+# %% ../nbs/01a_files.ipynb #a736634d
+def typed(
+    path:str | Path,
+)->str:
+    "A path as it is typed after a command."
+    name = str(path)
+    return shlex.quote(f'./{name}' if name.startswith('-') else name)
 
 # %% ../nbs/01a_files.ipynb #6c2f8e15
 SPLITS = {'train': 'train', 'training': 'train', 'valid': 'validation', 'validation': 'validation', 'val': 'validation',

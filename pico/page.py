@@ -23,9 +23,9 @@ from .data import MARKS
 from .sources import load_corpus
 from .model import Pico
 from .evaluate import recall, surprise
-from .show import legend, part
+from .show import legend, part, write_page
 from .arguments import Parser, command
-from .cli import held_out_text, write_page
+from .cli import held_out_text
 from .javascript import DTYPES, packed, packing_cost
 
 # %% ../nbs/14a_page.ipynb #14b00011
@@ -233,7 +233,8 @@ def pico_page(args=None):
     name, corpus = measured_on(a, model.config.marks)
     p = page(model, a.title or f"Pico: {Path(a.out or 'stories').name}", a.dtype, corpus, a.max_bytes)
     p.save(a.file)
-    print(f'{a.file}: {len(p.html.encode()):,} bytes, weights as {a.dtype}\n'
+    size = len(p.html.encode(errors='replace'))
+    print(f'{a.file}: {size:,} bytes, weights as {a.dtype}\n'
           f'held-out text ({name}): {p.bpb[0]:.4f} bits per byte as trained, {p.bpb[1]:.4f} in the page')
 
 page_command = command(pico_page)

@@ -199,6 +199,7 @@ def in_notebook()->bool:
 class Progress:
     "A progress bar: loss, bits per byte, bytes per second, time left; plain lines where there is no terminal."
     def __init__(self, show:bool=True): # False shows nothing
+        show = show and (sys.stderr is not None or in_notebook())
         one_line = show and (in_notebook() or sys.stderr.isatty())
         self.bar = tqdm(total=1., bar_format='{percentage:3.0f}%|{bar:24}| {desc}') if one_line else None
         self.lines, self.start, self.next = show and self.bar is None, time.monotonic(), 0.

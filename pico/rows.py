@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['JSON_TYPES', 'KEEP', 'OPENERS', 'UNREADABLE', 'quietly', 'no_column', 'no_text', 'holds_text', 'column_pieces',
            'row_bytes', 'open_rows_file', 'json_rows', 'row_text', 'json_texts', 'odd_rows', 'json_piece', 'row_format',
-           'row_columns', 'is_settings', 'load_options', 'load_rows', 'has_lines', 'read_rows']
+           'row_columns', 'load_options', 'load_rows', 'has_lines', 'read_rows']
 
 # %% ../nbs/01a_rows.ipynb #f6c69803
 import bz2
 import codecs
 import contextlib
 import csv
+import errno
 import glob
 import gzip
 import hashlib
@@ -32,7 +33,9 @@ def _unwritable(error):
     import datasets
     cache = str(datasets.config.HF_DATASETS_CACHE)
     while error:
-        if isinstance(error, OSError) and str(error.filename or '').startswith(cache): return cache
+        name = str(getattr(error, 'filename', None) or '\0')
+        full = getattr(error, 'errno', None) in (errno.ENOSPC, getattr(errno, 'EDQUOT', errno.ENOSPC))
+        if full or name.startswith(cache) or cache.startswith(name): return cache
         error = error.__cause__ or error.__context__
 
 @contextlib.contextmanager
@@ -47,7 +50,8 @@ def quietly(
     try: yield datasets
     except InputError: raise
     except Exception as e:
-        why = (str(e.__cause__ or e).strip() or type(e).__name__).splitlines()[0][:200]
+        lines = [line for line in str(e.__cause__ or e).splitlines() if line.strip()]
+        why = next((line for line in lines if not line.startswith('An error occ')), type(e).__name__)[:200]
         if cache := _unwritable(e):
             raise InputError(f"{what} cannot be loaded, for the cache in {cache} cannot be written ({why}): "
                              f"set HF_HOME to a folder that can") from None
@@ -248,7 +252,13 @@ def row_format(
 def _first_columns(path):
     "The columns that the beginning of a file of CSV or JSON shows."
     with open_rows_file(path) as f: head = f.read(2**20).decode(errors='replace')
-    if row_kind(path) == 'csv': return next(csv.reader(io.StringIO(head), delimiter=row_format(path)[1]))
+    if row_kind(path) == 'csv':
+        rows = csv.reader(io.StringIO(head), delimiter=row_format(path)[1])
+        names, first = next(rows), next(rows, [])
+        if len(first) > len(names):
+            raise InputError(f"{path.name} has {len(names)} columns and {len(first)} fields in its first row: put "
+                                "texts into quotes, or give it as .txt")
+        return names
     row, _ = json.JSONDecoder().raw_decode(head.lstrip().removeprefix('[').lstrip())
     if isinstance(row, str): return ['text']
     return list(row) if isinstance(row, dict) else []
@@ -264,21 +274,10 @@ def row_columns(
             return pyarrow.parquet.read_schema(path).names
         if row_kind(path) not in ('csv', 'json') or packed in PACKED and packed not in OPENERS: return None
         return _first_columns(path)
+    except InputError: raise
     except Exception as e:
         if isinstance(e, UNREADABLE) or type(e).__module__.startswith('pyarrow'): return None
         raise
-
-# %% ../nbs/01a_rows.ipynb #7cc251ef
-def is_settings(
-    path:Path, # of rows
-)->bool:
-    "Whether a `.json` holds one object, as `package.json` does, and no rows."
-    if path.suffix.lower() != '.json': return False
-    with open(path, 'rb') as f: head = f.read(2**20).removeprefix(codecs.BOM_UTF8).strip()
-    first, _, more = head.partition(b'\n')
-    try: json.loads(first)
-    except (ValueError, RecursionError): return first.startswith(b'{') # the object goes on in the next line
-    return first.startswith(b'{') and not more
 
 # %% ../nbs/01a_rows.ipynb #6c2f8e20
 def load_options(
@@ -288,7 +287,7 @@ def load_options(
     "What `datasets` is told so that it reads CSV as it stands: every column is text."
     kind, separator, codec = row_format(files[0])
     if kind != 'csv': return {}
-    as_text = dict.fromkeys([*(row_columns(files[0]) or []), column], str)
+    as_text = dict.fromkeys([*(name for f in files for name in row_columns(f) or []), column], str)
     return dict(sep=separator, encoding=codec, na_filter=False, converters=as_text)
 
 def load_rows(
@@ -322,6 +321,7 @@ def has_lines(
 def _by_datasets(parts, column, what):
     "Files by split as `datasets` reads them; None if they are JSON of which it makes no text."
     is_json = row_kind(next(iter(parts.values()))[0]) == 'json'
+    if is_json and any(row_columns(f) == [] for files in parts.values() for f in files): return None
     try: data = load_rows(parts, column, what)
     except InputError:
         if is_json: return None

@@ -165,6 +165,9 @@ def goes_on(out:Path, config:PicoConfig, settings:TrainConfig, data:dict)->bool:
 def check_run(out:Path, config:PicoConfig, settings:TrainConfig, data:dict)->bool:
     "Look at a run directory without changing it: is there a run to go on with?"
     if out.exists() and not out.is_dir(): raise InputError(f"{out} is a file: give a directory for the run")
+    try: str(out).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{out} is no name in UTF-8, and weights can only be read from such: give another") from None
     if str(out) == 'stories':
         raise InputError("'stories' is the name of the model that comes along: give another directory, as runs/mine")
     try:

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['TEMPLATE', 'LEVELS', 'parts_of', 'export_parts', 'part', 'check_part', 'load_ipython_extension', 'first_character',
-           'characters', 'Generated', 'level', 'classes', 'visible', 'told', 'coloured', 'legend']
+           'characters', 'Generated', 'level', 'classes', 'visible', 'told', 'coloured', 'legend', 'write_page']
 
 # %% ../nbs/11c_show.ipynb #c9b2239b
 import json
+import os
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
@@ -15,6 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from fastcore.basics import patch
 from .core import InputError, to_text
+from .checkpoint import atomic_write
 
 # %% ../nbs/11c_show.ipynb #aa11c002
 TEMPLATE = Path(str(files('pico')))/'template'
@@ -179,3 +181,14 @@ def html(self:Generated)->str:
             f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>Pico</title>')
     return (f'<!doctype html>\n<html lang="en"><head>{head}</head>\n'
             f'<body class="pico">{legend()}{self._repr_html_()}</body></html>\n')
+
+# %% ../nbs/11c_show.ipynb #f4f4563d
+def write_page(file:str | Path, html:str):
+    "Write a page; a place where that cannot be done is named."
+    def write(place): Path(place).write_text(html, encoding='utf-8', errors='replace')
+    try:
+        if os.path.exists(file) and not os.path.isfile(file): write(file)
+        else: atomic_write(file, write)
+    except (OSError, InputError) as e:
+        why = getattr(e, 'strerror', None) or str(e)
+        raise InputError(f"{file} could not be written ({why}): give a file in another folder") from None

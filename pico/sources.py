@@ -19,9 +19,9 @@ import sysconfig
 from pathlib import Path
 from .core import InputError
 from .data import RULE, Corpus, cut_pieces, split_pieces, total_bytes
-from .files import (PACKED, ROWS, by_split, file_pieces, has_card, in_memory, kept, left_out, local_path, row_kind,
-                        saved_by_datasets, text_piece, walk, weight, why_no_rows, wide_piece)
-from .rows import column_pieces, is_settings, load_options, no_column, quietly, read_rows, row_columns, row_format
+from .files import (PACKED, ROWS, by_split, file_pieces, has_card, in_memory, is_settings, kept, left_out,
+                        local_path, row_kind, saved_by_datasets, text_piece, walk, weight, why_no_rows, wide_piece)
+from .rows import column_pieces, load_options, no_column, quietly, read_rows, row_columns, row_format
 from .stories import stories
 
 # %% ../nbs/01a_sources.ipynb #111941ad
@@ -192,6 +192,7 @@ class Stories(Source):
     splits, sizes = ('train', 'validation'), (8_000_000, 400_000)
     def fits(self): return self.name == 'stories'
     def read(self, split, limit):
+        if limit and limit > 10**9: raise InputError(f"limit={limit}: of stories give at most 1,000,000,000 bytes")
         which = self.splits.index(split)
         seed = 2*self.seed + which
         piece, self.floor = story_piece(seed, limit or self.sizes[which])

@@ -194,10 +194,10 @@ class Stream:
         rule:int=RULE,     # how to read it: 1 for a run that began so
     ):                     # `.notes` says what was left out so far
         self.name, self.column, self.marks, self.rule = str(source), column, marks, rule
-        path = local_path(source)
-        self.source = os.path.abspath(path) if path.exists() else self.name # the same however a path was spelled
+        self.source = os.path.abspath(path) if os.path.exists(path := local_path(source)) else self.name
         self.odd = {} # rows of JSON that were passed over, a list by file
-        opened = (open_rows_by_rule_1(self.name), []) if rule == 1 else open_rows(self.name, column, self.odd)
+        with quietly(self.name):
+            opened = (open_rows_by_rule_1(self.name), []) if rule == 1 else open_rows(self.name, column, self.odd)
         self.splits, self.left_out = opened
         self.split = 'train' if 'train' in self.splits else next(iter(self.splits))
         self.data, self.lists = self.splits[self.split], False

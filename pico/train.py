@@ -16,15 +16,16 @@ import numpy as np
 import torch
 from torch import nn
 from fastcore.basics import patch
+from safetensors import SafetensorError
 from .core import InputError, moved, pick_device
 from .data import RULE, Corpus
-from .files import local_path
+from .files import local_path, typed
 from .batches import repeated, rows_of
 from .streaming import as_source
 from .model import Pico, PicoConfig, trained_model
 from .evaluate import bits_per_byte
 from .soap import SOAP
-from .checkpoint import run_lock
+from .checkpoint import reason, remedy, run_lock
 from .parallel import Stop, added, all_reduce, all_reduce_max, broadcast, in_contact, no_sync, on_rank0, world
 from .run import Run, Saver, TrainConfig, begin_run, check_run, default_preset, last_saved, what_was_asked
 from .record import Budget, Progress, Recorder, metrics
@@ -101,7 +102,8 @@ def optimizer_step(
     if not (math.isfinite(told['total']) and math.isfinite(norm)):
         raise InputError(f"step {run.step + 1} (batches {run.step*micro} to {run.step*micro + micro - 1}) gave loss "
                          f"{told['total']} and gradient norm {norm}: the weights were not changed; "
-                         "go on from the last checkpoint with a smaller --learning_rate or --clip")
+                         "go on from the last checkpoint with a smaller --learning_rate or --clip; if that ends the "
+                         f"same way, delete the newest folder in {run.out/'checkpoints'} first")
     with in_contact(): run.optimizer.step()                       # SOAP sends too
     run.optimizer.zero_grad()
     model.router_state_step()
@@ -163,7 +165,7 @@ def drawn(self:Run,
 # %% ../nbs/11_train.ipynb #49e1f2f9
 def loop(run:Run, budget:Budget, recorder:Recorder, held:Corpus | None, stop:Stop, show:Progress, cast=None)->Decision:
     "Optimizer steps until the budget is spent, a signal arrives or the text fails."
-    s, device, failure = run.settings, next(run.model.parameters()).device, None
+    s, device, failure, unscored = run.settings, next(run.model.parameters()).device, None, None
     loss, first = added(run.model, run.model.loss), world()[0] == 0
     run.started = time.perf_counter()
     done, since = budget.spent(), run.seconds()
@@ -182,12 +184,16 @@ def loop(run:Run, budget:Budget, recorder:Recorder, held:Corpus | None, stop:Sto
             m = metrics(run, told, now.fraction_done, lr, since)
             done, since = budget.spent(), run.seconds()
             if not first: continue
-            validate(run, held, m, done >= 1, show.say)
+            try: validate(run, held, m, done >= 1, show.say)
+            except InputError as e: failure = unscored = e        # what was learned is saved first
             recorder.write(m)
             show.update(m, done, left=m['seconds'] * (1/max(done, 1e-9) - 1))
             saver.background.check()                              # a full disk stops the run here
-    if first and not (run.out/'model.safetensors').exists(): run.model.save_pretrained(run.out)
-    if now.failed and now.fraction_done < 1:
+    if first and not (run.out/'model.safetensors').exists():
+        try: run.model.save_pretrained(run.out)
+        except (OSError, SafetensorError) as e:
+            raise InputError(f"{run.out} could not be written ({reason(e)}): {remedy(e)}") from None
+    if now.failed and (now.fraction_done < 1 or unscored):
         raise InputError(f"{failure or 'the source failed in another process'}; everything up to step {run.step} is "
                          "saved, start again to go on")
     return now
@@ -220,7 +226,7 @@ def session(run:Run, held:Corpus | None, stop:Stop, show:Progress):
     run.compiled = compile_model(run.model, how, rows, cast, show.say, minutes)
     show.wait('first step')
     last = loop(run, budget, recorder, held, stop, show, cast)
-    if last.signal: show.say(f"stopped at step {run.step} and saved; go on with: pico-train {run.out}")
+    if last.signal: show.say(f"stopped at step {run.step} and saved; go on with: pico-train {typed(run.out)}")
     else: recorder.finish()
 
 # %% ../nbs/11_train.ipynb #4b7cfcc4

@@ -11,6 +11,7 @@ import torch
 from conftest import CATS, TINY, call, refused
 from pico.checkpoint import read_json, write_json
 from pico.cli import eval_command, generate_command, train_command
+from pico.core import InputError
 from pico.model import Pico, PicoConfig
 from pico.router import ROUTERS
 from pico.train import TrainConfig
@@ -365,3 +366,75 @@ def test_what_ends_a_run_is_what_makes_it_longer(run, tmp_path, capsys):
         out = tmp_path/words[-8:]
         assert call(train_command, out, run.parent/'t.txt', *TINY, *flags) == 0
         assert words in capsys.readouterr().out
+
+# what a user found by trying
+
+def test_a_place_may_stand_after_a_flag(tmp_path, run, capsys):
+    text = run.parent/'t.txt'
+    assert call(train_command, tmp_path/'r', *TINY, '--max_steps', 1, text) == 0
+    assert call(eval_command, '--max_bytes', 300, run, text) == 0
+    refused(capsys, train_command, tmp_path/'r', '--no_such_flag', 3, words='--no_such_flag')
+
+def test_csv_with_commas_in_its_text_is_refused(tmp_path, capsys):
+    (tmp_path/'t.csv').write_text('text\n' + 'On that day the fox ran, and the dog slept.\n' * 99)
+    for more in (), ('--streaming', '--max_steps', 1):
+        refused(capsys, train_command, tmp_path/'r', tmp_path/'t.csv', *TINY, *more, words='2 fields in its first row')
+
+def test_json_that_begins_with_null_is_read(tmp_path):
+    (tmp_path/'t.json').write_text(json.dumps([None] + [dict(text=CATS)] * 200))
+    assert call(train_command, tmp_path/'r', tmp_path/'t.json', *TINY, '--max_steps', 1) == 0
+
+def test_a_held_out_text_that_is_gone_loses_no_steps(tmp_path, monkeypatch, capsys):
+    text = tmp_path/'t.txt'
+    text.write_text(CATS * 200)
+    def gone(*args, **kw): raise InputError(f'{text} can no longer be read')
+    with monkeypatch.context() as m:
+        m.setattr('pico.train.bits_per_byte', gone)
+        assert call(train_command, tmp_path/'r', text, *TINY, '--max_steps', 4, '--validation_interval', 3) == 2
+    assert 'can no longer be read; everything up to step 3 is saved' in capsys.readouterr().err
+    assert call(train_command, tmp_path/'r') == 0
+
+def test_a_page_is_written_whole_or_the_old_one_stays(tmp_path, run, monkeypatch, capsys):
+    page = tmp_path/'a.html'
+    page.write_text('the old one')
+    def full(*args, **kw): raise OSError(28, 'No space left on device')
+    with monkeypatch.context() as m:
+        m.setattr('pathlib.Path.write_text', full)
+        assert call(generate_command, run, '--max_bytes', 5, '--html', page) == 2
+    assert 'No space left' in capsys.readouterr().err and page.read_text() == 'the old one'
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='names are bytes on Linux only')
+def test_a_run_whose_name_is_not_utf8_is_refused_before_it_trains(tmp_path, run, capsys):
+    out = os.fsdecode(os.fsencode(tmp_path) + b'/ru\xe9')
+    refused(capsys, train_command, out, run.parent/'t.txt', *TINY, '--max_steps', 1, words='no name in UTF-8')
+    assert not os.path.exists(out)
+
+def test_what_another_run_read_stays_with_its_text(tmp_path, run):
+    text = tmp_path/'t.txt'
+    text.write_text(CATS * 300)
+    assert call(train_command, tmp_path/'a', text, *TINY, '--max_steps', 1, '--limit', 2000) == 0
+    assert call(train_command, tmp_path/'b', run.parent/'t.txt', '--config', tmp_path/'a') == 0
+    assert read_json(tmp_path/'b/train.json', sealed=True)['data']['limit'] is None
+    assert call(train_command, tmp_path/'c', '--config', tmp_path/'a') == 0
+    assert read_json(tmp_path/'c/train.json', sealed=True)['data']['limit'] == 2000
+
+def test_a_text_that_has_changed_since_is_said_to_have_when_it_is_scored(tmp_path, capsys):
+    text = tmp_path/'t.txt'
+    text.write_text(CATS * 200)
+    assert call(train_command, tmp_path/'r', text, *TINY, '--max_steps', 1) == 0
+    assert call(eval_command, tmp_path/'r', '--max_bytes', 300) == 0 and 'has changed' not in capsys.readouterr().err
+    text.write_text(CATS * 100)
+    assert call(eval_command, tmp_path/'r', '--max_bytes', 300) == 0 and 'has changed' in capsys.readouterr().err
+
+def test_the_next_commands_can_be_copied(tmp_path, run, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert call(train_command, 'my runs/a', run.parent/'t.txt', *TINY, '--max_steps', 1) == 0
+    assert "pico-eval 'my runs/a'\n" in capsys.readouterr().out
+
+@pytest.mark.parametrize('name', ['x' * 300, 'x' * 300 + '/train.json'])
+def test_names_that_are_too_long_are_one_sentence(name, tmp_path, run, capsys):
+    refused(capsys, train_command, tmp_path/'r', name, '--streaming', '--max_steps', 1, words='cannot be loaded')
+    refused(capsys, train_command, tmp_path/'r', run.parent/'t.txt', '--config', name, words='not readable')
+
+def test_stories_have_an_end(run, capsys):
+    refused(capsys, eval_command, run, 'stories', '--max_bytes', 10**11, words='at most 1,000,000,000 bytes')
