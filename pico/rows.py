@@ -253,11 +253,12 @@ def _first_columns(path):
     "The columns that the beginning of a file of CSV or JSON shows."
     with open_rows_file(path) as f: head = f.read(2**20).decode(errors='replace')
     if row_kind(path) == 'csv':
-        rows = csv.reader(io.StringIO(head), delimiter=row_format(path)[1])
+        csv.field_size_limit(2**20)                               # a text may be as long as what is looked at
+        rows = (row for row in csv.reader(io.StringIO(head), delimiter=row_format(path)[1]) if row)
         names, first = next(rows), next(rows, [])
         if len(first) > len(names):
             raise InputError(f"{path.name} has {len(names)} columns and {len(first)} fields in its first row: put "
-                                "texts into quotes, or give it as .txt")
+                             "texts into quotes, or give it as .txt")
         return names
     row, _ = json.JSONDecoder().raw_decode(head.lstrip().removeprefix('[').lstrip())
     if isinstance(row, str): return ['text']

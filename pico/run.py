@@ -55,7 +55,8 @@ class TrainConfig(Settings):
     repeats:float = setting(0., least=0, most=1, why=', a fraction of the run')
     # how slowly a running average of the weights forgets, below 1; it becomes the model; 0 = none
     average:float = setting(0., least=0, below=1, why=' (0 for none, or such as 0.97)')
-    validation_interval:int = setting(100, least=0)      # steps between them; also at checkpoints; 0 = at the end
+    # optimizer steps between validations, which also come with checkpoints; 0 = only at the end
+    validation_interval:int = setting(100, least=0)
     validation_bytes:int = setting(50_000, least=20)     # of the validation text, with its first mark
     checkpoint_interval:int = setting(500, least=1)      # optimizer steps between checkpoints
     checkpoint_minutes:float = setting(10., least=0)     # at most so long without one

@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from fastcore.basics import patch
 from .core import InputError, to_text
-from .checkpoint import atomic_write
+from .checkpoint import atomic_write, reason
 
 # %% ../nbs/11c_show.ipynb #aa11c002
 TEMPLATE = Path(str(files('pico')))/'template'
@@ -190,5 +190,5 @@ def write_page(file:str | Path, html:str):
         if os.path.exists(file) and not os.path.isfile(file): write(file)
         else: atomic_write(file, write)
     except (OSError, InputError) as e:
-        why = getattr(e, 'strerror', None) or str(e)
+        why = reason(e.__context__ or e)                          # what the system said
         raise InputError(f"{file} could not be written ({why}): give a file in another folder") from None

@@ -706,3 +706,8 @@ def test_an_empty_name_is_no_source(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for load in (load_corpus, as_source):
         with pytest.raises(InputError, match="'' is no source"): load('')
+
+@pytest.mark.parametrize('head', ['', '\n\n'])
+def test_csv_with_long_texts_and_empty_lines_before_is_read(tmp_path, head):
+    (tmp_path/'t.csv').write_text(head + 'id,text\n' + '\n'.join(f'{i},"{"word, " * 40_000}"' for i in range(3)))
+    assert load_corpus(tmp_path/'t.csv', 'all').text_bytes == 3 * 240_000
