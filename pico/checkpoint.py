@@ -52,7 +52,7 @@ REMEDIES = {
     errno.ELOOP: 'give another path, this one leads in a circle',
 }
 
-def reason(e:Exception)->str: # a few words on one line
+def reason(e:BaseException)->str: # a few words on one line
     "What the system says, without numbers and paths."
     return ' '.join(str(getattr(e, 'strerror', None) or e).split())[:120]
 
