@@ -668,6 +668,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                           'pico.run.publish': ('run.html#publish', 'pico/run.py'),
                           'pico.run.same_run': ('run.html#same_run', 'pico/run.py'),
                           'pico.run.same_text': ('run.html#same_text', 'pico/run.py'),
+                          'pico.run.steps_of_model': ('run.html#steps_of_model', 'pico/run.py'),
                           'pico.run.what_was_asked': ('run.html#what_was_asked', 'pico/run.py')},
             'pico.shared': { 'pico.shared.SharedOptimizer': ('shared.html#sharedoptimizer', 'pico/shared.py'),
                              'pico.shared.SharedOptimizer.__getstate__': ('shared.html#sharedoptimizer.__getstate__', 'pico/shared.py'),

@@ -211,8 +211,8 @@ def held_out_text(
     how:dict = dict(marks=marks, rule=data.get('rule', 1) if own else RULE)
     if not (a.streaming or own and data.get('streaming')):
         corpus = load_corpus(source, a.split, column, limit=a.max_bytes, **how)
-        then, now = data.get('bytes') if own and data.get('limit') is None else None, corpus.sizes.get('train')
-        if then and now and then != now:
+        then, now = data.get('bytes'), corpus.sizes.get('train')
+        if own and data.get('limit') is None and then and now and then != now:
             print(f"{source} has changed, from {then:,} to {now:,} bytes to train on: what is scored may have been "
                   "trained on", file=sys.stderr)
         return source, corpus

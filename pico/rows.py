@@ -322,7 +322,7 @@ def has_lines(
 def _by_datasets(parts, column, what):
     "Files by split as `datasets` reads them; None if they are JSON of which it makes no text."
     is_json = row_kind(next(iter(parts.values()))[0]) == 'json'
-    if is_json and any(row_columns(f) == [] for files in parts.values() for f in files): return None
+    if is_json and any(row_columns(f) == [] for fs in parts.values() for f in fs): return None   # it dies of null first
     try: data = load_rows(parts, column, what)
     except InputError:
         if is_json: return None

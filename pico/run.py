@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'OPTIMIZERS', 'TRACKERS', 'TRAINING', 'MAY_CHANGE', 'TrainConfig', 'default_preset', 'what_was_asked',
-           'same_text', 'by_name', 'same_run', 'goes_on', 'check_run', 'begin_run', 'Run', 'publish', 'Saver',
-           'last_saved']
+           'same_text', 'by_name', 'same_run', 'steps_of_model', 'goes_on', 'check_run', 'begin_run', 'Run', 'publish',
+           'Saver', 'last_saved']
 
 # %% ../nbs/10b_run.ipynb #a1617d5b
 import contextlib
@@ -21,7 +21,7 @@ import torch
 from fastcore.basics import patch
 from .core import InputError, Settings, pick_device, setting
 from .data import Corpus
-from .files import local_path
+from .files import local_path, typed
 from .streaming import Stream
 from .model import Pico, PicoConfig, read_config, trained_model
 from .pretrained import facts_of
@@ -152,13 +152,20 @@ def same_run(
                          "has the fields")
 
 # %% ../nbs/10b_run.ipynb #09c783c3
+def steps_of_model(
+    out:Path, # a run directory
+)->int:       # 0 if there is no model in it, or none that has learned
+    "The optimizer steps that the model of a run has taken."
+    own = out/'model.safetensors'
+    return facts_of(own).get('steps') or 0 if own.exists() else 0
+
 def goes_on(out:Path, config:PicoConfig, settings:TrainConfig, data:dict)->bool:
     "Whether the run that is there is the one to go on with. One that has taken no step yet may begin otherwise."
     what_was_asked(out)                                           # that it is damaged has to be said
     try: same_run(out, config, settings, data)
     except InputError:
-        records, own = (out/'metrics.jsonl', out/'replay.jsonl'), out/'model.safetensors'
-        began = any(f.exists() and f.stat().st_size for f in records) or own.exists() and facts_of(own).get('steps')
+        records = out/'metrics.jsonl', out/'replay.jsonl'
+        began = any(f.exists() and f.stat().st_size for f in records) or steps_of_model(out)
         if began or all_steps(out/'checkpoints'): raise
         return False
     return True
@@ -325,9 +332,9 @@ def last_saved(
     c, own = latest(out/'checkpoints', say), out/'model.safetensors'
     if c is None and all_steps(out/'checkpoints'):
         raise InputError(f"no checkpoint in {out} is whole: train into another directory")
-    if c is None and own.exists() and facts_of(own).get('steps'):
+    if c is None and steps_of_model(out):
         raise InputError(f"{out} has a trained model and no checkpoint any more, and to begin again would overwrite "
-                         f"it: put the checkpoints back, or train into another directory with --from {out}")
+                         f"it: put the checkpoints back, or train into another directory with --from {typed(out)}")
     if c is None: return None
     found = load(c)
     # it was killed between saving and publishing

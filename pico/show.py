@@ -190,5 +190,5 @@ def write_page(file:str | Path, html:str):
         if os.path.exists(file) and not os.path.isfile(file): write(file)
         else: atomic_write(file, write)
     except (OSError, InputError) as e:
-        why = reason(e.__context__ or e)                          # what the system said
-        raise InputError(f"{file} could not be written ({why}): give a file in another folder") from None
+        cause = e.__context__ if isinstance(e, InputError) else None            # what the system said
+        raise InputError(f"{file} could not be written ({reason(cause or e)}): give a file in another folder") from None
