@@ -187,7 +187,7 @@ def write_page(file:str | Path, html:str):
     "Write a page; a place where that cannot be done is named."
     def write(place): Path(place).write_text(html, encoding='utf-8', errors='replace')
     try:
-        if os.path.exists(file) and not os.path.isfile(file): write(file)
+        if os.path.islink(file) or os.path.exists(file) and not os.path.isfile(file): write(file)
         else: atomic_write(file, write)
     except (OSError, InputError) as e:
         cause = e.__context__ if isinstance(e, InputError) else None            # what the system said

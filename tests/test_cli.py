@@ -14,6 +14,7 @@ from pico.cli import eval_command, generate_command, train_command
 from pico.core import InputError
 from pico.model import Pico, PicoConfig
 from pico.router import ROUTERS
+from pico.show import write_page
 from pico.train import TrainConfig
 
 @pytest.fixture(scope='module')
@@ -402,6 +403,13 @@ def test_a_page_is_written_whole_or_the_old_one_stays(tmp_path, run, monkeypatch
         m.setattr('pathlib.Path.write_text', full)
         assert call(generate_command, run, '--max_bytes', 5, '--html', page) == 2
     assert 'No space left' in capsys.readouterr().err and page.read_text() == 'the old one'
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='links need rights there')
+def test_a_page_that_is_a_link_stays_one(tmp_path):
+    "As /dev/stdout is."
+    (tmp_path/'link.html').symlink_to(tmp_path/'a.html')
+    for text in 'one', 'two': write_page(tmp_path/'link.html', text)
+    assert (tmp_path/'link.html').is_symlink() and (tmp_path/'a.html').read_text() == 'two'
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='names are bytes on Linux only')
 def test_a_run_whose_name_is_not_utf8_is_refused_before_it_trains(tmp_path, run, capsys):
