@@ -27,7 +27,7 @@ from .parallel import join_group, leave_group, on_rank0
 from .streaming import Stream
 from .train import train
 from .record import plot_run, read_metrics
-from .run import TRAINING, TrainConfig, default_preset, what_was_asked
+from .run import TRAINING, TrainConfig, default_preset, has_begun, what_was_asked
 from .show import write_page
 from .generate import generate, stream
 from .arguments import Parser, add_fields, command, given
@@ -110,8 +110,8 @@ def asked(
     a, # arguments of `pico-train`
 )->tuple: # source, design, settings, and how to read the source
     "What to train: the flags, over the run in OUT if there is one, or over what a new run begins with."
-    old = on_rank0(lambda: what_was_asked(a.out))                 # other machines may not see it
-    if not old: return asked_anew(a)
+    old, begun = on_rank0(lambda: (what_was_asked(a.out), has_begun(local_path(a.out))))     # others may not see it
+    if not old or not begun and (a.source or a.preset or a.config or a.start): return asked_anew(a)
     data, like, design = old['data'], config_file(a.config), given(a, PicoConfig)
     if a.preset is not None and not data.get('start'):            # its shape must be the run's; the design may differ
         preset = PicoConfig.preset(a.preset).to_dict()
@@ -127,7 +127,9 @@ def opening_words(
     column:str='text',
 )->str:          # at most 24 characters
     "How a text of this kind begins, for a prompt to try."
-    try: text = to_text(next(load_corpus(source, 'train', column).documents())[:100]).strip()
+    try:
+        corpus = load_corpus(source, 'train', column)             # its first document may be all of a large file
+        text = to_text(b''.join(corpus.text(0, min(100, int(corpus.pieces[0].lengths[0]))))).strip()
     except InputError: return ''                                  # the model is there all the same
     line = text.splitlines()[0] if text else ''
     return line if len(line) <= 24 else line[:25].rpartition(' ')[0] or line[:24]
@@ -212,7 +214,7 @@ def held_out_text(
     if not (a.streaming or own and data.get('streaming')):
         corpus = load_corpus(source, a.split, column, limit=a.max_bytes, **how)
         then, now = data.get('bytes'), corpus.sizes.get('train')
-        if own and data.get('limit') is None and then and now and then != now:
+        if own and data.get('limit') is None and a.split != 'train' and then and now and then != now:
             print(f"{source} has changed, from {then:,} to {now:,} bytes to train on: what is scored may have been "
                   "trained on", file=sys.stderr)
         return source, corpus
@@ -226,8 +228,7 @@ def held_out_text(
 # %% ../nbs/13_cli.ipynb #014ce1cf
 def report_score(model:Pico, corpus, name:str):
     "Bits per byte with and without the latent blocks, the floor of the same bytes, and what the router does."
-    score = bits_per_byte(model, corpus)
-    off = bits_per_byte(model, corpus, latent=False)
+    score, off = (bits_per_byte(model, corpus, latent=latent) for latent in (True, False))
     print(f'held-out text ({name}): {score.bpb:.4f} bits per byte over {score.bytes:,} bytes, '
           f'each given all that came before')
     if corpus.floor: print(f'floor of the same bytes:     {corpus.floor:.4f} bits per byte')
@@ -254,25 +255,25 @@ eval_command = command(pico_eval)
 # %% ../nbs/13_cli.ipynb #cf6e5304
 def show_stream(
     steps,       # what `stream` yields
-    mark:str='_',# put after each routed byte's character
+    mark:str='_',# put after a character, once for each routed byte of it
     out=None,    # where to write; default: standard output
 )->int:          # how many bytes were written
     "Print text as it arrives, routed bytes marked."
     out, text = out or sys.stdout, TextDecoder()
-    routed, n = False, 0
+    routed, n = 0, 0                                              # how many bytes of the character were routed
     if out is None:
         raise InputError("standard output is closed, so the text has nowhere to go: open it, or give --html FILE")
     try:
         for s in steps:
-            routed |= s.routed
+            routed += bool(s.routed)
             n += 1
             new = text.feed(bytes([s.byte]) if isinstance(s.byte, int) else s.byte)
             if not new: continue
-            out.write(new + (mark if routed else ''))
+            out.write(new + mark * routed)
             out.flush()
-            routed = False
+            routed = 0
     finally:                                                      # also when it is interrupted
-        out.write(text.finish() + '\n')
+        out.write(text.finish() + mark * routed + '\n')
         out.flush()
     return n
 
@@ -307,8 +308,7 @@ def pico_generate(args=None):
     "Write text with a trained model; routed bytes are marked."
     a = generate_parser().parse_args(args)
     model = the_model(a)
-    drafts = 'auto'
-    if a.speculative or a.no_speculative: drafts = a.speculative
+    drafts = a.speculative if a.speculative or a.no_speculative else 'auto'
     how = dict(max_bytes=a.max_bytes, temperature=a.temperature, top_p=a.top_p, seed=a.seed, speculative=drafts,
                latent=not a.no_latent, ignore_end=a.ignore_end)
     if a.html:

@@ -84,7 +84,8 @@ def outlook(
     s, config, processes = run.settings, run.model.config, world()[1]
     per_step = s.batch_size * s.context_len * s.grad_accumulation_steps
     took, kept = small_step(run.model, x, cast)
-    memory = 3e8 + state_bytes(run.optimizer) + kept / x.numel() * s.batch_size * s.context_len / processes
+    average = 3 * 4 * run.model.num_parameters() if run.ema else 0    # itself, and two copies while it is saved
+    memory = 3e8 + state_bytes(run.optimizer) + average + kept / x.numel() * s.batch_size * s.context_len / processes
     step = took / x.numel() * per_step / processes
     left = max(0., min((steps - run.step) * step, 60 * s.max_minutes - run.elapsed if s.max_minutes else math.inf))
     name = next((n for n in PRESETS if PicoConfig.preset(n) == config), 'a design of its own')

@@ -88,6 +88,7 @@ class Corpus:
         self.name, self.floor = name, floor
         # `load_corpus` says more about these
         self.source, self.rule = name, RULE
+        self.column, self.limit = 'text', None
         self.notes, self.sizes, self.fetch_validation = [], {}, None
         self.opening, self.closing = (np.frombuffer(m, np.uint8) for m in MARKS[marks])
         lengths = np.concatenate([np.zeros(0, np.int64), *(p.lengths for p in self.pieces)])

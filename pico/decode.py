@@ -13,7 +13,7 @@ import torch
 from fastcore.basics import patch
 from .alibi import distance_bias, rotated, turned
 from .model import BEGIN, Pico
-from .router import Router, normed
+from .router import RisingRouter, Router, normed
 from .heads import to_numpy
 
 # %% ../nbs/11a_decode.ipynb #68e603e3
@@ -212,9 +212,10 @@ def forward_decider(
 def decider(
     router:Router,
 ): # a function of states (M, D) and rows [(new bytes, bytes before them)]: M bools, and weights (M,) or None
-    "The router's own `numpy_decider`, unless it decides by a newer `forward` or `score`, or has none."
-    deciding = {'forward', 'score', 'numpy_decider'}
-    nearest = next(c for c in type(router).__mro__ if deciding & vars(c).keys())
+    "The router's own `numpy_decider`, unless it decides by a newer `forward`, `score` or `begins`, or has none."
+    def decides(c):
+        return {'forward', 'score', 'numpy_decider'} & c.keys() or 'begins' in c and 'begins_quickly' not in c
+    nearest = next(c for c in type(router).__mro__ if decides(vars(c)))
     return 'numpy_decider' in vars(nearest) and router.numpy_decider() or forward_decider(router)
 
 # %% ../nbs/11a_decode.ipynb #8f5253aa
@@ -344,5 +345,6 @@ def quick(
 )->bool:
     "Can it be read by a `Decoder`?"
     if not isinstance(model, Pico): return False
-    weight = model.embedding.weight
+    weight, factor = model.embedding.weight, type(model.latent.router).factor
+    if factor not in (Router.factor, RisingRouter.factor): return False      # one that only PyTorch knows
     return weight.device.type == 'cpu' and weight.dtype in (torch.float32, torch.float64)

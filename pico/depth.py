@@ -255,11 +255,11 @@ class DepthCache:
     ):
         "Note some bytes."
         if carried is None: carried = self.last[:,-1:].expand(-1, values.shape[1], -1)
-        self.last = keep_last(self.last, carried, lengths)
+        self.last = keep_last(self.last, carried.detach(), lengths)
         self.recent = keep_last(self.recent, chosen, lengths)
         self.values = keep_last(self.values, values, lengths)
         n = values.shape[1] if lengths is None else lengths
-        self.length += n
+        self.length = self.length + n
         self.spare = (self.spare + n).clamp(max=self.last.shape[1] - 1)
 
     def rollback(self,

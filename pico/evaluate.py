@@ -259,8 +259,8 @@ def router_report(
         raise InputError("there is nothing to score: give at least one byte of text after the first of the stream")
     def entropy(which): return float(on.entropy[which].mean()) if which.any() else math.nan
     precision, recall, f1, random_f1 = agreement(on.routed, starts_word(on.values, on.text))
-    return Report(budget=model.config.latent_capacity_factor, used=float(on.routed.mean()),
-                  precision=precision, recall=recall, f1=f1, random_f1=random_f1,
+    return Report(budget=model.latent.router.fraction(model.config.latent_capacity_factor),
+                  used=float(on.routed.mean()), precision=precision, recall=recall, f1=f1, random_f1=random_f1,
                   rates=class_rates(on), entropy=(entropy(on.routed), entropy(~on.routed)),
                   bpb=float(on.bits[on.scored].mean()), bpb_off=float(off.bits[off.scored].mean()),
                   leak=leak(model, data, max_bytes=max_bytes))
@@ -286,7 +286,7 @@ def judged(scores:np.ndarray)->tuple: # right (a tie counts in part), share of t
     "What log2-probabilities of the candidates, the right one first, say of a fact."
     better, ties = int((scores > scores[0]).sum()), int((scores == scores[0]).sum())
     p = np.exp2(scores - scores.max())
-    return 0. if better else 1/ties, p[0]/p.sum(), 1/len(scores), better + (1+ties)/2
+    return 0. if better else 1/ties if ties else math.nan, p[0]/p.sum(), 1/len(scores), better + (1+ties)/2
 
 # %% ../nbs/08_evaluate.ipynb #fc043271
 def _asked(story, far:int)->list:

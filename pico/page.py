@@ -137,8 +137,7 @@ def page_data(
     if c.document_borders:
         raise InputError("the page reads one document and has no document_borders: use a model trained without")
     routers = {c.router: f'{c.router}, as trained'} | {k: v for k, v in RULES.items() if k != c.router}
-    config = c.to_dict() | dict(latent_carry=bool(c.latent_carry))
-    return dict(config=config, parts=parts, marks=[list(m) for m in MARKS[c.marks]], routers=routers) | more
+    return dict(config=c.to_dict(), parts=parts, marks=[list(m) for m in MARKS[c.marks]], routers=routers) | more
 
 def as_json(data)->str:
     "JSON that can stand inside a page."
@@ -231,7 +230,7 @@ def pico_page(args=None):
     if a.max_bytes < 2: raise InputError(f"--max_bytes {a.max_bytes}: give at least 2")
     model = Pico.from_pretrained(a.out or 'stories')
     name, corpus = measured_on(a, model.config.marks)
-    p = page(model, a.title or f"Pico: {Path(a.out or 'stories').name}", a.dtype, corpus, a.max_bytes)
+    p = page(model, a.title or f"Pico: {Path(a.out or 'stories').absolute().name}", a.dtype, corpus, a.max_bytes)
     p.save(a.file)
     size = len(p.html.encode(errors='replace'))
     print(f'{a.file}: {size:,} bytes, weights as {a.dtype}\n'

@@ -25,7 +25,7 @@ from .counts import rising_pairs
 class Route:
     "What a router decided."
     chosen:Tensor               # (B, T) bool
-    weight:Tensor | None = None # (B, T) between 0 and 1; None for rules, which weigh every chosen byte 1
+    weight:Tensor | None = None # (B, T) between 0 and 1 where chosen; None for rules, which weigh every chosen byte 1
     logits:Tensor | None = None # (B, T) scores before the weight is made of them; None for rules
     guess:Tensor | None = None  # (B, T) a prediction of the choice, where a router makes one
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'OPTIMIZERS', 'TRACKERS', 'TRAINING', 'MAY_CHANGE', 'TrainConfig', 'default_preset', 'what_was_asked',
-           'same_text', 'by_name', 'same_run', 'steps_of_model', 'goes_on', 'check_run', 'begin_run', 'Run', 'publish',
-           'Saver', 'last_saved']
+           'same_text', 'by_name', 'same_run', 'steps_of_model', 'has_begun', 'goes_on', 'check_run', 'begin_run',
+           'Run', 'publish', 'Saver', 'last_saved']
 
 # %% ../nbs/10b_run.ipynb #a1617d5b
 import contextlib
@@ -140,13 +140,14 @@ def same_run(
 ):
     "Refuse to go on with anything else than the run was begun with."
     old = what_was_asked(out)
-    same_text(out, old['data'], data)
     settings_then = TrainConfig.from_dict(old['settings']).to_dict()         # with those that are newer than the run
     before = by_name(PicoConfig.from_dict(old['config']).to_dict(), settings_then, dict(start=None) | old['data'])
+    told = {'data column', 'data limit'} if old['data'].get('fingerprint') == data['fingerprint'] else set()
     for k, v in by_name(config.to_dict(), settings.to_dict(), data).items():
-        if k not in MAY_CHANGE and before.get(k, v) != v:
+        if k not in MAY_CHANGE | told and before.get(k, v) != v:
             raise InputError(f"{k}={v} contradicts the run in {out}, which has {before[k]}: train into another "
                              "directory, or leave it out to go on")
+    same_text(out, old['data'], data)
     if (out/'config.json').exists() and read_config(out/'config.json') != config:
         raise InputError(f"{out/'config.json'} is not what the run in {out} was begun with: restore it, train.json "
                          "has the fields")
@@ -159,14 +160,20 @@ def steps_of_model(
     own = out/'model.safetensors'
     return facts_of(own).get('steps') or 0 if own.exists() else 0
 
+def has_begun(
+    out:Path, # a run directory, or anything else
+)->bool:
+    "Whether the run that is there has taken a step."
+    records = out/'metrics.jsonl', out/'replay.jsonl'
+    return any(f.exists() and f.stat().st_size for f in records) or bool(all_steps(out/'checkpoints')
+                                                                         or steps_of_model(out))
+
 def goes_on(out:Path, config:PicoConfig, settings:TrainConfig, data:dict)->bool:
     "Whether the run that is there is the one to go on with. One that has taken no step yet may begin otherwise."
     what_was_asked(out)                                           # that it is damaged has to be said
     try: same_run(out, config, settings, data)
     except InputError:
-        records = out/'metrics.jsonl', out/'replay.jsonl'
-        began = any(f.exists() and f.stat().st_size for f in records) or steps_of_model(out)
-        if began or all_steps(out/'checkpoints'): raise
+        if has_begun(out): raise
         return False
     return True
 
@@ -187,6 +194,7 @@ def check_run(out:Path, config:PicoConfig, settings:TrainConfig, data:dict)->boo
 
 def begin_run(out:Path, config:PicoConfig, settings:TrainConfig, data:dict):
     "Write what was asked; the description of the run comes first, for it is what makes a folder a run."
+    if not has_begun(out): (out/'model.safetensors').unlink(missing_ok=True)     # of a run that was of another shape
     write_json(out/'train.json', dict(settings=settings.to_dict(), data=data, config=config.to_dict()))
     atomic_write(out/'config.json', lambda p: p.write_text(json.dumps(config.to_dict(), indent=2) + '\n'))
 

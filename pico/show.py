@@ -39,6 +39,7 @@ def export_parts(
 ):
     "Write the parts of pages to their files."
     texts, to = parts_of(Path(folder)), Path(to)
+    if not texts: raise InputError(f"{folder} holds no parts of pages: give the folder of the notebooks")
     to.mkdir(exist_ok=True)
     for f in to.iterdir():
         if f.name not in texts: f.unlink()
@@ -89,7 +90,7 @@ class Generated:
     prompt:bytes         # what it continues; the opening mark is not in it
     bytes:bytes          # what was written: without the prompt, a closing mark or a stop string
     routed:list          # for each written byte: did it go through the latent blocks?
-    router_weights:list  # for each written byte, between 0 and 1; None for rules
+    router_weights:list  # for each written byte, between 0 and 1 where routed; None for rules
     forwards:int         # forward passes; reading the prompt counts as one
     accepted:list        # bytes gained in each round, the closing mark included
 
@@ -189,6 +190,6 @@ def write_page(file:str | Path, html:str):
     try:
         if os.path.islink(file) or os.path.exists(file) and not os.path.isfile(file): write(file)
         else: atomic_write(file, write)
-    except (OSError, InputError) as e:
+    except (OSError, ValueError) as e:
         cause = e.__context__ if isinstance(e, InputError) else None            # what the system said
         raise InputError(f"{file} could not be written ({reason(cause or e)}): give a file in another folder") from None

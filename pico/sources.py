@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'hub_data', 'pick_rows', 'sort_folder', 'no_source', 'Source', 'write_stories', 'story_piece', 'Stories',
-           'python_files', 'StandardLibrary', 'TextFile', 'RowsFile', 'by_name', 'SavedFolder', 'Folder', 'HubData',
-           'Table1', 'TextFile1', 'Folder1', 'find_source', 'load_corpus']
+           'python_files', 'StandardLibrary', 'TextFile', 'RowsFile', 'by_name', 'SavedFolder', 'load_by_card',
+           'Folder', 'HubData', 'Table1', 'TextFile1', 'Folder1', 'find_source', 'load_corpus']
 
 # %% ../nbs/01a_sources.ipynb #2172314b
 import contextlib
@@ -52,6 +52,7 @@ def hub_data(
     streaming:bool=False, # only open it, and fetch what is read (chapter 01b)
 ):            # a `datasets.DatasetDict`, or an `IterableDatasetDict`
     "A data set from the Hugging Face Hub, or from the cache of an earlier download. InputError if there is none."
+    if wrong := no_source(name): raise wrong
     where, _, config = name.partition(':')
     answers = _hub_answers(name, where)
     with quietly(name) as datasets:
@@ -251,13 +252,19 @@ class SavedFolder(Source):
     def open(self):
         with quietly(self.name) as datasets: return by_name(datasets.load_from_disk(str(self.path)))
 
+def load_by_card(path, parts, column, what, **how):
+    "Files of rows as the README of their folder says."
+    options = load_options([f for s in parts for f in parts[s]], column)
+    options.pop('sep', None) # the README may say
+    with quietly(what) as datasets: return dict(datasets.load_dataset(str(path), **options, **how))
+
 class Folder(Source):
     "A folder of text files or of files of rows."
     def fits(self): return self.path.is_dir()
     def open(self):
         parts, texts, out = sort_folder(self.path, self.column, self.name)
         if texts is not None: data, notes = self.texts(parts, texts)
-        elif has_card(self.path): return self.by_card(parts)
+        elif has_card(self.path): return load_by_card(self.path, parts, self.column, self.name)
         else: data, notes = read_rows(parts, self.column, self.name)
         self.notes = ([f"left out of {self.name}: {left_out(out, self.path)}"] if out else []) + notes
         return data
@@ -269,19 +276,11 @@ class Folder(Source):
         turned = left_out({'UTF-16 or UTF-32': wide}, self.path) if wide else ''
         return data, [f"turned into UTF-8 in {self.name}: {turned}"] if wide else []
 
-    def by_card(self, parts):
-        "Files of rows as the folder's README says."
-        options = load_options([f for s in parts for f in parts[s]], self.column)
-        options.pop('sep', None) # the README may say
-        with quietly(self.name) as datasets: return dict(datasets.load_dataset(str(self.path), **options))
-
 # %% ../nbs/01a_sources.ipynb #0a0ea7f7
 class HubData(Source):
     "A data set on the Hugging Face Hub: what is left."
     def fits(self): return True
-    def open(self):
-        if wrong := no_source(self.name): raise wrong
-        return by_name(hub_data(self.name))
+    def open(self): return by_name(hub_data(self.name))
 
 # %% ../nbs/01a_sources.ipynb #fb0b2850
 class Table1(Source):
@@ -345,5 +344,6 @@ def load_corpus(
     corpus = Corpus(pieces, marks, name, found.floor)
     if not corpus.text_bytes: raise InputError(f"{name} holds no text for {split}: give a longer source")
     corpus.source, corpus.rule = where, rule
+    corpus.column, corpus.limit = column, limit
     corpus.notes, corpus.sizes = found.notes, sizes | {split: corpus.text_bytes}
     return corpus

@@ -117,7 +117,7 @@ def accept(
     q:np.ndarray, # (..., V) what the draft was drawn from
     x:np.ndarray, # (...) the draft
 )->tuple:         # (...) probability to accept it, and (..., V) weights to draw from otherwise
-    "The rule of speculative sampling: followed, the byte has distribution `p` whatever `q` is."
+    "The rule of speculative sampling: followed, the byte has distribution `p` whatever `q` is. Not `generate`'s."
     def at(d): return np.take_along_axis(d, np.asarray(x)[...,None], -1)[...,0]
     rest = np.maximum(p - q, 0)
     rest = np.where(rest.sum(-1, keepdims=True) > 0, rest, p)      # p = q: never refused, but rounding may claim so
@@ -130,7 +130,7 @@ def accept_drafts(
     drafts,        # d bytes
     u:np.ndarray,  # (d+1,) uniform in [0, 1): one for each draft and one for the byte after them
 )->tuple:          # drafts accepted, 0 to d, and the byte that follows them
-    "One round by the rejection rule: how many drafts stand, and the byte after them."
+    "One round by the rejection rule, for comparison: how many drafts stand, and the byte after them."
     for i, x in enumerate(drafts):
         if u[i] * q[i][x] < p[i,x]: continue
         _, rest = accept(p[i], q[i], x)            # refused, with probability 1 - p/q

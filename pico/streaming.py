@@ -18,10 +18,10 @@ from fastcore.basics import patch
 from .batches import predicted, rows_of
 from .core import InputError
 from .data import CLOSE, MARKS, OPEN, RULE, TEXT, Corpus, find_split
-from .files import left_out, local_path, row_kind, saved_by_datasets
+from .files import has_card, left_out, local_path, row_kind, saved_by_datasets
 from .rows import (has_lines, holds_text, json_rows, json_texts, load_rows, no_column, no_text, odd_rows, quietly,
                        row_bytes)
-from .sources import hub_data, load_corpus, sort_folder
+from .sources import hub_data, load_by_card, load_corpus, sort_folder
 
 # %% ../nbs/01b_streaming.ipynb #af1ee50f
 class Lane:
@@ -122,15 +122,14 @@ def line_rows(
     odd:dict,   # is filled with the rows that were passed over, a list by file
 ):              # yields rows
     "The rows of files of JSON, for `datasets` to deal out."
-    for f in files:
-        found = []
-        for text in json_texts(f, column, what, found): yield {column: text.decode()}
-        odd[str(f)] = found # known when the file has been read
+    for f, found in ((f, []) for f in files):
+        for text in json_texts(f, column, what, found):
+            yield {column: text.decode()}
+            odd[str(f)] = max(found, odd.get(str(f), []), key=len)        # another pass begins with none
 
 def _needs_column(file, column, what):
     "InputError if the first rows of a file of JSON have columns, but not this one."
-    rows = [row for _, row in itertools.islice(json_rows(file), 100) if isinstance(row, dict)]
-    names = [name for row in rows for name in row]
+    names = [name for _, row in itertools.islice(json_rows(file), 100) if isinstance(row, dict) for name in row]
     if names and column not in names: raise no_column(what, column, dict.fromkeys(names))
 
 def stream_files(
@@ -151,8 +150,8 @@ def stream_files(
         return {s: made(line_rows, gen_kwargs=dict(files=parts[s]) | given) for s in parts}
 
 # %% ../nbs/01b_streaming.ipynb #7d1a0b05
-def _no_stream(source, what):
-    return InputError(f"{source} {what} and needs no streaming: leave --streaming out, files are read where they lie")
+def _no_stream(source, what, why='files are read where they lie'):
+    return InputError(f"{source} {what} and needs no streaming: leave --streaming out, {why}")
 
 def open_rows(
     source:str,        # a data set on the Hub ('owner/name', 'owner/name:configuration'), or a file or folder of rows
@@ -160,14 +159,15 @@ def open_rows(
     odd:dict=None,     # is filled with the rows of JSON that are passed over, a list by file
 )->tuple:              # `datasets.IterableDataset` by split, and sentences about what is left out
     "Open a source without reading it."
-    path = local_path(source)
-    if odd is None: odd = {}
+    path, odd = local_path(source), {} if odd is None else odd
+    if source in ('stories', 'python'): raise _no_stream(source, 'is built in', 'it is made here')
     if not path.exists(): return hub_data(source, streaming=True), []
     if path.is_file() and not row_kind(path): raise _no_stream(source, 'is not a file of rows')
     if saved_by_datasets(path): raise _no_stream(source, 'is stored here already')
     if path.is_file(): return stream_files({'train': [path]}, column, source, odd), []
     parts, texts, out = sort_folder(path, column, source)
     if texts is not None: raise _no_stream(source, 'is a folder of text')
+    if has_card(path): return load_by_card(path, parts, column, source, streaming=True), []
     notes = [f"left out of {source}: {left_out(out, path)}"] if out else []
     return stream_files(parts, column, source, odd), notes
 
@@ -176,8 +176,8 @@ def open_rows_by_rule_1(
 )->dict:        # `datasets.IterableDataset` by split
     "As `open_rows`, for a run that began with rule 1: `datasets` reads JSON lines too, and CSV has missing values."
     path = local_path(source)
-    if not path.exists() or saved_by_datasets(path): return open_rows(source)[0]
-    if path.is_file() and not row_kind(path): return open_rows(source)[0]
+    elsewhere = not path.exists() or saved_by_datasets(path)
+    if elsewhere or path.is_file() and not row_kind(path): return open_rows(source)[0]
     with quietly(source) as datasets:
         if path.is_dir(): return datasets.load_dataset(str(path), streaming=True)
         options = dict(sep='\t') if '.tsv' in path.suffixes else {}
@@ -186,7 +186,7 @@ def open_rows_by_rule_1(
 # %% ../nbs/01b_streaming.ipynb #7d1a0b04
 class Stream:
     "A data set that is trained on while it arrives."
-    streaming, floor = True, None
+    streaming, floor, limit = True, None, None
     def __init__(self,
         source:str,        # what `open_rows` takes
         column:str='text', # that holds the text

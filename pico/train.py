@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['lr_factor', 'backward', 'make_optimizer', 'optimizer_step', 'Decision', 'decide', 'validate', 'loop', 'enough_memory',
-           'session', 'as_asked', 'how_read', 'shown', 'new_run', 'train']
+           'session', 'begun', 'as_asked', 'how_read', 'telling', 'shown', 'new_run', 'train']
 
 # %% ../nbs/11_train.ipynb #5c7b5ecc
 import contextlib
@@ -21,13 +21,14 @@ from .core import InputError, moved, pick_device
 from .data import RULE, Corpus
 from .files import local_path, typed
 from .batches import repeated, rows_of
-from .streaming import as_source
+from .streaming import Stream, as_source
 from .model import Pico, PicoConfig, trained_model
 from .evaluate import bits_per_byte
 from .soap import SOAP
 from .checkpoint import reason, remedy, run_lock
 from .parallel import Stop, added, all_reduce, all_reduce_max, broadcast, in_contact, no_sync, on_rank0, world
-from .run import Run, Saver, TrainConfig, begin_run, check_run, default_preset, last_saved, what_was_asked
+from .run import (Run, Saver, TrainConfig, begin_run, check_run, default_preset, has_begun, last_saved,
+                      what_was_asked)
 from .record import Budget, Progress, Recorder, metrics
 from .costs import compile_model, outlook, pick_autocast
 
@@ -147,7 +148,8 @@ def validate(
     if held is None or not due: return
     with run.averaged(): score = bits_per_byte(run.model, held, max_bytes=s.validation_bytes)
     m['validation_bpb'] = score.bpb
-    run.note(bpb=round(score.bpb, 4), command=f'pico-train, on {score.bytes:,} bytes of held-out text')
+    scored = f'{score.bytes:,} bytes of held-out text after step {run.step:,}'
+    run.note(bpb=round(score.bpb, 4), command=f'pico-train, on {scored}')
     if to_save and m['validation_bpb'] < run.best[0]: run.best = m['validation_bpb'], run.step
     say(f"step {run.step}: {m['validation_bpb']:.3f} bits per byte on held-out text")
 
@@ -230,6 +232,10 @@ def session(run:Run, held:Corpus | None, stop:Stop, show:Progress):
     else: recorder.finish()
 
 # %% ../nbs/11_train.ipynb #4b7cfcc4
+def begun(out:str | Path)->dict: # empty if there is no run
+    "What the run in `out` was asked to do, if it has taken a step."
+    return what_was_asked(out) if has_begun(local_path(out)) else {}
+
 def as_asked(
     out:str | Path,              # the run directory
     config:PicoConfig | None,
@@ -239,7 +245,7 @@ def as_asked(
 )->tuple:                        # design and settings
     """What was given; else what the run in `out` was begun with; else the design of the model to begin from, and the
     preset, by default the one for this machine."""
-    old = on_rank0(lambda: what_was_asked(out)) if preset is None else {}    # others may not see the run's disk
+    old = on_rank0(lambda: begun(out)) if preset is None else {}  # others may not see the run's disk
     # refuses a design that does not fit before anything is written
     trained = trained_model(start, config) if start and not old else None
     name = preset or default_preset(settings.device if settings else 'auto')
@@ -259,8 +265,21 @@ def how_read(
     "How to read the text: as is said, and what is not said as the run has it."
     if limit is not None and isinstance(source, Corpus):
         raise InputError("limit is for a text that is given by name: cut this corpus where it is loaded")
+    if isinstance(source, (Corpus, Stream)):
+        return dict(column=source.column, limit=source.limit, rule=source.rule, streaming=source.streaming)
     return dict(column=column or old.get('column') or 'text', limit=old.get('limit') if limit is None else limit,
                 rule=old.get('rule', 1) if old else RULE, streaming=streaming or old.get('streaming', False))
+
+# %% ../nbs/11_train.ipynb #e1b95187
+@contextlib.contextmanager
+def telling(text:Corpus | Stream, held:Corpus | None, show:Progress):
+    "Say what there is to read and what is left out of it; of a stream that is known only afterwards."
+    said = text.summary(held)
+    for line in said: show.say(line)
+    try: yield
+    finally:
+        for line in text.notes:
+            if line not in said: show.say(line)
 
 def shown(source)->str:
     "A source as a card names it: no place on this machine."
@@ -293,7 +312,7 @@ def train(
     "Train a model, or go on with the run in `out`: exactly from its last checkpoint, however it ended."
     out, (rank, size) = local_path(out), world()
     config, s = as_asked(out, config, settings, preset, start)
-    old = on_rank0(lambda: what_was_asked(out)).get('data', {})   # what is not said is as the run has it
+    old = on_rank0(lambda: begun(out)).get('data', {})            # what is not said is as the run has it
     how, start = how_read(old, source, column, limit, streaming), start or old.get('start')
     text = as_source(source, marks=config.marks, **how)
     with enough_memory(): text.prepare(s.batch_size, s.context_len, config.next_tokens, s.seed, rank, size)
@@ -309,7 +328,7 @@ def train(
             begin_run(out, config, s, data)
         show = stack.enter_context(contextlib.closing(Progress(progress and rank == 0)))
         on_rank0(begin)
-        for line in text.summary(validation): show.say(line)
+        stack.enter_context(telling(text, validation, show))
         found = on_rank0(lambda: last_saved(out, show.say)) if resumed else None
         if found: run.load_state_dict(*found)
         else: run.begin(start)

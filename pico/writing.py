@@ -17,7 +17,7 @@ class Step:
     "One written byte."
     byte:int                  # 0 to 255
     routed:bool               # did it go through the latent blocks?
-    router_weight:float | None = None # between 0 and 1; None for rules
+    router_weight:float | None = None # between 0 and 1 where routed; None for rules
     row:int=0                 # which prompt, when several were given
 
 # %% ../nbs/11d_writing.ipynb #993486e2
@@ -28,7 +28,8 @@ class Writing:
         max_bytes:int, # end here at the latest
         ends=(),       # byte strings that end the text and do not belong to it
     ):
-        self.noise, self.max_bytes, self.ends = Noise(seed), max_bytes, [e for e in ends if e]
+        self.noise, self.max_bytes = Noise(seed), max_bytes
+        self.ends = sorted(filter(None, ends), key=len, reverse=True)       # where several end, the longest counts
         self.data = bytearray()                   # the bytes that were chosen
         self.read = []                            # (routed, weight) of those that were read
         self.end = 0 if max_bytes == 0 else None  # where the text ends, once that is known

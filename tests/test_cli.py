@@ -1,5 +1,6 @@
 "The commands as a user meets them: one line and status 2 for a mistake, nothing lost."
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -10,12 +11,14 @@ import pytest
 import torch
 from conftest import CATS, TINY, call, refused
 from pico.checkpoint import read_json, write_json
-from pico.cli import eval_command, generate_command, train_command
+from pico.cli import eval_command, generate_command, show_stream, train_command
 from pico.core import InputError
 from pico.model import Pico, PicoConfig
 from pico.router import ROUTERS
-from pico.show import write_page
-from pico.train import TrainConfig
+from pico.show import Generated, write_page
+from pico.sources import load_corpus
+from pico.train import TrainConfig, train
+from pico.writing import Step
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
@@ -327,6 +330,53 @@ def test_what_took_no_step_may_be_asked_for_otherwise(tmp_path, monkeypatch, cap
     assert call(train_command, tmp_path/'r', '--batch_size', 1, '--max_steps', 2) == 0
     refused(capsys, train_command, tmp_path/'r', '--batch_size', 2, words='batch_size=2 contradicts')
 
+def test_what_took_no_step_leaves_nothing_to_a_whole_new_request(tmp_path, monkeypatch, capsys):
+    "Neither its settings nor its untrained weights; alone, the directory still stands for all that was asked."
+    rows, text, out = tmp_path/'rows.jsonl', tmp_path/'t.txt', tmp_path/'r'
+    rows.write_text(''.join(json.dumps(dict(body=CATS, n=i)) + '\n' for i in range(300)))
+    text.write_text(CATS * 200)
+    first = out, rows, *TINY, '--column', 'body', '--limit', 9000, '--max_steps', 2
+    def short(*args, **kw): raise MemoryError
+    with monkeypatch.context() as m:
+        m.setattr('pico.train.loop', short)
+        assert call(train_command, *first) == 2
+        Pico(PicoConfig.preset('nano')).save_pretrained(out)      # as it is left by a stop before the first step
+        assert call(train_command, out) == 2                      # goes on as it was asked
+        asked = read_json(out/'train.json')
+        assert asked['data']['column'] == 'body' and asked['data']['limit'] == 9000
+        assert not (out/'model.safetensors').exists()
+        assert call(train_command, out, text, '--preset', 'nano', '--max_steps', 2) == 2
+    asked = read_json(out/'train.json')
+    new = TrainConfig.preset('nano', max_steps=2)
+    assert TrainConfig.from_dict(asked['settings']) == new and asked['data']['limit'] is None
+    assert PicoConfig.from_dict(asked['config']) == PicoConfig.preset('nano') and asked['data']['column'] == 'text'
+
+def test_a_limit_that_contradicts_the_run_is_named(run, capsys):
+    refused(capsys, train_command, run, '--limit', 2000, '--max_steps', 5, words='data limit=2000 contradicts')
+
+def test_a_run_from_a_corpus_goes_on_by_command(tmp_path, capsys):
+    rows, out = tmp_path/'rows.jsonl', tmp_path/'r'
+    rows.write_text(''.join(json.dumps(dict(body=CATS, n=i)) + '\n' for i in range(300)))
+    how = dict(context_len=32, batch_size=2, warmup_steps=1, schedule='constant')
+    shape = PicoConfig.preset('nano', dim=24, latent_num_blocks=1)
+    train(out, load_corpus(rows, column='body', limit=5000), shape, TrainConfig(**how, max_steps=1), progress=False)
+    assert call(train_command, out, '--max_steps', 2) == 0
+    assert call(eval_command, out, '--max_bytes', 300) == 0
+    again = load_corpus(rows, column='body', limit=5000)
+    train(out, again, shape, TrainConfig(**how, max_steps=3), progress=False)
+
+def test_what_a_stream_leaves_out_is_said(tmp_path, capsys):
+    rows = [json.dumps(dict(text=f'Story {i}. {CATS}')) for i in range(400)]
+    rows[250:250] = ['{"text": 7}', 'no row']
+    (tmp_path/'a.jsonl').write_text('\n'.join(rows))
+    size = 400 * (len(CATS) + 12)
+    assert call(train_command, tmp_path/'r', tmp_path/'a.jsonl', '--streaming', *TINY, '--max_steps', size // 100) == 0
+    assert 'rows that cannot be read (2: line 251' in capsys.readouterr().err
+
+@pytest.mark.parametrize('source', ['stories', 'python'])
+def test_what_is_built_in_needs_no_streaming(source, tmp_path, capsys):
+    refused(capsys, train_command, tmp_path/'r', source, '--streaming', '--max_steps', 1, words='is built in')
+
 def test_a_setting_that_is_newer_than_the_run_cannot_be_changed(run, tmp_path, capsys):
     old = tmp_path/'old'
     shutil.copytree(run, old)
@@ -431,6 +481,9 @@ def test_a_text_that_has_changed_since_is_said_to_have_when_it_is_scored(tmp_pat
     text.write_text(CATS * 200)
     assert call(train_command, tmp_path/'r', text, *TINY, '--max_steps', 1) == 0
     assert call(eval_command, tmp_path/'r', '--max_bytes', 300) == 0 and 'has changed' not in capsys.readouterr().err
+    for split in ('train', 'all'):
+        assert call(eval_command, tmp_path/'r', '--max_bytes', 300, '--split', split) == 0
+        assert 'has changed' not in capsys.readouterr().err
     text.write_text(CATS * 100)
     assert call(eval_command, tmp_path/'r', '--max_bytes', 300) == 0 and 'has changed' in capsys.readouterr().err
 
@@ -443,6 +496,14 @@ def test_the_next_commands_can_be_copied(tmp_path, run, monkeypatch, capsys):
 def test_names_that_are_too_long_are_one_sentence(name, tmp_path, run, capsys):
     refused(capsys, train_command, tmp_path/'r', name, '--streaming', '--max_steps', 1, words='cannot be loaded')
     refused(capsys, train_command, tmp_path/'r', run.parent/'t.txt', '--config', name, words='not readable')
+
+def test_both_ways_to_show_a_text_mark_alike():
+    "One mark for each routed byte, behind its character, also behind one that is cut off."
+    data = 'кот é'.encode()[:-1]
+    routed = [True, True, False, True, False, False, True, True]
+    out = io.StringIO()
+    show_stream([Step(b, r) for b, r in zip(data, routed, strict=True)], out=out)
+    assert out.getvalue() == Generated(b'', data, routed, [None] * 8, 1, []).marked() + '\n' == 'к__о_т _\ufffd_\n'
 
 def test_stories_have_an_end(run, capsys):
     refused(capsys, eval_command, run, 'stories', '--max_bytes', 10**11, words='at most 1,000,000,000 bytes')

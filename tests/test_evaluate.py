@@ -310,3 +310,14 @@ def test_a_corpus_is_read_with_the_marks_of_the_model():
 @pytest.mark.parametrize('data', [Path('t.txt'), 7, ['one', 'two'], None])
 def test_what_is_no_text_is_not_scored(data):
     with pytest.raises(InputError, match='load_corpus'): bits_per_byte(Pico.from_pretrained('stories'), data)
+
+def test_a_broken_model_remembers_nothing_that_can_be_said():
+    model = Pico(PicoConfig.preset('nano', dim=24))
+    with torch.no_grad(): model.norm.weight.fill_(math.nan)
+    found = recall(model, [story(0)])
+    assert math.isnan(found.accuracy) and 'nan' in str(found)
+
+@pytest.mark.parametrize('name, budget', [('all', 1), ('none', 0), ('rising', 3/16)])
+def test_the_budget_is_the_routers(name, budget):
+    model = Pico(PicoConfig.preset('nano', dim=24, router=name))
+    assert router_report(model, b'Once upon a time there was a cat.', 40).budget == budget

@@ -603,3 +603,7 @@ def test_a_way_that_never_pays_is_tried_ever_more_rarely_and_no_number_overflows
     way = pace.ways['drawn'] = Way(0, rounds=9, gained=1., seconds=1., lost=5000)
     pace.wait(way)
     assert way.due == Pace.longest
+
+@pytest.mark.parametrize('stop', [['b', 'ab'], ['ab', 'b']])
+def test_where_two_endings_stand_the_text_ends_before_both(stop):
+    assert generate(Says(b'xxabyy', 1, 0), 'p', 14, stop=stop).bytes == b'xx'

@@ -282,3 +282,14 @@ def test_weights_of_another_shape_are_named(tmp_path):
     m.save_pretrained(tmp_path)
     (tmp_path/'config.json').write_text(json.dumps(m.config.to_dict() | dict(dim=48)))
     with pytest.raises(InputError, match='shape'): Pico.from_pretrained(tmp_path)
+
+def test_a_cache_does_not_grow_a_graph():
+    "Outside `no_grad` what is remembered belongs to nobody's gradient."
+    torch.manual_seed(0)
+    model = Pico(PicoConfig.preset('nano', dim=24)).eval()
+    x, cache = torch.randint(256, (1, 12)), model.new_cache(1)
+    for t in range(11): model(x[:,t:t+1], cache=cache)
+    assert not cache.latent.last.requires_grad
+    before = cache.latent.length
+    model(x[:,11:], cache=cache).logits.sum().backward()
+    assert (cache.latent.length - before).tolist() == [1]

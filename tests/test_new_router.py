@@ -3,6 +3,7 @@ by both decoders. Nothing else in the package knows it."""
 import json
 import re
 from pathlib import Path
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,10 +11,11 @@ from torch import nn
 import pico.generate
 from conftest import ROOT
 from pico.data import Corpus
+from pico.decode import Decoder
 from pico.evaluate import bits_per_byte, router_report
 from pico.generate import generate
 from pico.model import Pico, PicoConfig
-from pico.router import ROUTERS, Route, Router, TopKRouter, router
+from pico.router import ROUTERS, Route, Router, TopKRouter, TunedRouter, router
 from pico.capacity import RunningQuantile
 from pico.costs import flops_per_byte
 from pico.train import TrainConfig, train
@@ -101,5 +103,30 @@ def test_both_decoders_write_the_same(name, temperature, monkeypatch):
     assert fast == write()
     routed = [r for _, row in fast for r in row]
     assert any(routed) and not all(routed)
+
+class Squared(TopKRouter):
+    "One whose weight counts twice."
+    def factor(self, route): return route.weight**2
+
+class Vowels(TunedRouter):
+    "One that begins elsewhere and does not say so for NumPy."
+    def begins(self, values, before): return torch.isin(values, torch.tensor(list(b'aeiou')))
+
+@pytest.mark.parametrize('cls', [Squared, Vowels])
+def test_a_part_that_numpy_does_not_know_is_asked_in_pytorch(cls, monkeypatch):
+    torch.manual_seed(2)
+    monkeypatch.setitem(ROUTERS, 'toy', cls)
+    model = Pico(config('toy')).double().eval()
+    for p in model.parameters(): nn.init.normal_(p, std=.3)
+    x = list(b'Anna took her good old book.')
+    with torch.no_grad(): out = model(torch.tensor([x]))
+    if cls is Vowels:
+        _, logits, routed, _ = Decoder(model).read([x])
+        np.testing.assert_allclose(logits, out.logits[0,:,0].numpy(), atol=1e-9)
+        assert routed == out.routed[0].tolist()
+    assert pico.generate.quick(model) == (cls is Vowels)
+    g = generate(model, bytes(x), 20, temperature=0, ignore_end=True)
+    with torch.no_grad(): whole = model(torch.tensor([[0xfe, *x, *g.bytes]])).logits[0,len(x):-1,0]
+    assert whole.argmax(-1).tolist() == list(g.bytes)
 
 def test_the_registry_is_as_it_was(): assert 'toy' not in ROUTERS

@@ -20,7 +20,7 @@ from pico.javascript import packed, rounded
 from pico.model import Pico, PicoConfig
 from pico.page import examples, filled, page, page_command, page_data
 from pico.router import ROUTERS
-from pico.show import characters, classes, coloured, part
+from pico.show import characters, classes, coloured, export_parts, part
 from pico.sources import load_corpus
 
 needs_node = pytest.mark.skipif(not shutil.which('node'), reason='no node here (Debian: apt-get install nodejs)')
@@ -427,3 +427,9 @@ def test_a_text_can_be_taken_back_byte_by_byte(tmp_path, stories):
     text = generate(stories, 'Once upon a time', max_bytes=400, temperature=.8).bytes
     off = in_node(tmp_path, BACKSPACES, stories, text=list(text))
     assert len(off) == 15 and max(off) < 1e-5
+
+def test_parts_are_not_exported_from_a_folder_without_any(tmp_path):
+    (tmp_path/'to').mkdir()
+    (tmp_path/'to'/'page.js').write_text('mine')
+    with pytest.raises(InputError, match='holds no parts'): export_parts(tmp_path/'none', tmp_path/'to')
+    assert (tmp_path/'to'/'page.js').read_text() == 'mine'

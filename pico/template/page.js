@@ -333,7 +333,7 @@ function forget_byte() {
 }
 
 function tell_byte() {
-  const { side: { store, next, label }, at } = chosen, v = store.bytes[at], cost = store.cost[at]
+  const { side, at } = chosen, { store, next, label } = side, v = store.bytes[at], cost = store.cost[at]
   const whole = characters(store.bytes.subarray(Math.max(0, at - 3), at + 4)).find(c => c[2] > Math.min(3, at))
   const nth = Math.min(3, at) - whole[1] + 1, size = whole[2] - whole[1]
   const of = size > 1 ? `, byte ${nth} of ${size} of “${whole[0]}”` : ''
@@ -342,14 +342,16 @@ function tell_byte() {
   const price = cost === cost ? `It cost ${cost.toFixed(2)} bits: its probability was ${percent(2 ** -cost)}. ` : ''
   const drafted = store.drafted[at] ? ' A draft had it right.' : ''
   const place = sides.length > 1 ? `${label}, place` : 'Place'
-  $('what').textContent = `${place} ${at + 1}${of}. ${price}${tell_route(store, at)}${drafted}`
+  $('what').textContent = `${place} ${at + 1}${of}. ${price}${tell_route(side, at)}${drafted}`
   bars($('here'), store.likely, store.chance, cost === cost ? at * 10 : -1, v)
   if (at + 1 < store.n) bars($('next'), store.likely, store.chance, (at + 1) * 10, store.bytes[at+1])
   else bars($('next'), next && next.likely, next && next.chance, next ? 0 : -1, -1)
   draw_looks()
 }
 
-function tell_route(store, at) {
+function tell_route(side, at) {
+  if (!side.latent.checked) return 'The latent blocks are switched off.'
+  const { store } = side
   const score = store.score[at], weight = store.weight[at]
   const how = store.routed[at] ? 'It was routed' : 'It was not routed'
   if (score !== score) return `${how}, by a rule without a score.`
