@@ -75,8 +75,8 @@ def test_designs_run_and_go_on(designs, tmp_path, capsys):
 
 def test_deviations_run(designs, tmp_path):
     designs.main(['--smoke', '--out', str(tmp_path/'designs.jsonl'), '--deviate', '--only', 'gated carry, space'])
-    row, = lines(tmp_path/'deviations.jsonl')
-    assert row['deviations']['dropped']['n'] > 100 and not (tmp_path/'designs.jsonl').exists()
+    row, = lines(tmp_path/'designs.jsonl')
+    assert row['deviations']['dropped']['n'] > 100 and not (tmp_path/'deviations.jsonl').exists()
 
 def test_a_corpus_needs_its_folder(designs, routers, capsys):
     for main, args in (designs.main, ['--corpus', 'english']), (routers.main, ['--stage', 'text']):

@@ -372,6 +372,7 @@ def test_what_a_folder_leaves_out(tmp_path):
                  'empty (1: empty.txt)', 'link to a folder (1: link)', 'broken link (1: gone.txt)'):
         assert part in note, (part, note)
 
+@pytest.mark.skipif(sys.platform == 'win32', reason='no such names there')
 def test_names_are_counted_and_only_the_first_are_told(tmp_path):
     d = files(tmp_path/'d', {'a.txt': 'x'*100} | {f'{i:03d}.bin': b'\0' for i in range(200)} | {'new\nline.bin': b'\0'})
     note, = load_corpus(d).notes
@@ -531,6 +532,7 @@ def test_how_a_path_is_spelled_does_not_matter(tmp_path, monkeypatch):
     assert load_corpus('stories', limit=3000).identity['source'] == 'stories'
     assert Corpus.from_bytes(b'abc', name='mine').identity['source'] == 'mine'
 
+@pytest.mark.skipif(sys.platform == 'win32', reason='it has no pwd')
 @pytest.mark.parametrize('home', ['', 'nowhere'])
 def test_without_a_home_directory(home, tmp_path):
     code = '''

@@ -62,7 +62,7 @@ def kill_often(folder, times, rng, **how):
         return lambda: steps_of(folder/'b') >= step and pause()
     # anywhere: it may still be reading its checkpoint, or repeat steps
     for _ in range(times):
-        when = some_time_after(rng.randrange(how['max_steps'] - 1))
+        when = some_time_after(rng.randrange(how['max_steps'] - 10))
         assert processes.killed(lambda: go(folder/'b', **how), when), 'it ended before it could be killed'
     assert processes.run(lambda: go(folder/'b', **how)) == 0
     return everything(folder/'a'), everything(folder/'b')
@@ -74,7 +74,9 @@ def test_a_setting_that_may_be_none_is_a_number_otherwise():
 
 def test_killed_at_five_random_moments_equals_uninterrupted(tmp_path):
     "Invariant 5, across validation, accumulation and checkpoint boundaries, in one run that is killed again and again."
-    a, b = kill_often(tmp_path, 5, random.Random(), config=dataclasses.replace(CONFIG, router='threshold'),
+    seed = random.randrange(10**6)
+    print('seed', seed)                                           # to repeat what fails
+    a, b = kill_often(tmp_path, 5, random.Random(seed), config=dataclasses.replace(CONFIG, router='threshold'),
                       max_steps=100, grad_accumulation_steps=2, validation_interval=4, checkpoint_interval=5,
                       repeats=.5)
     assert a == b
@@ -632,18 +634,23 @@ def test_compiling_without_a_compiler(tmp_path, how):
         assert processes.run(lambda: go(tmp_path/'b', max_steps=2, validation=None)) == 0
         assert weights(tmp_path/'a') == weights(tmp_path/'b')
 
+def learned_alike(a, b):
+    "Every loss, and by how much it fell."
+    fell = [losses(d)[0] - losses(d)[-1] for d in (a, b)]
+    return losses(a) == pytest.approx(losses(b), rel=.02) and fell[0] == pytest.approx(fell[1], rel=.2)
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_a_gpu_trains_in_bfloat16_and_resumes(tmp_path):
     go(tmp_path/'a', device='cuda', max_steps=4)
     go(tmp_path/'a', device='cuda', max_steps=8)
     go(tmp_path/'b', device='cpu')
-    assert losses(tmp_path/'a') == pytest.approx(losses(tmp_path/'b'), rel=.05)
+    assert learned_alike(tmp_path/'a', tmp_path/'b')
 
 def test_bfloat16_learns_as_float32_does(tmp_path):
     "What every run on a GPU does, here on a processor, with the design of the presets."
     today = PicoConfig.preset('nano', dim=24, latent_num_blocks=1)
     for d in ('float32', 'bfloat16'): go(tmp_path/d, today, dtype=d, max_steps=4)
-    assert losses(tmp_path/'bfloat16') == pytest.approx(losses(tmp_path/'float32'), rel=.05)
+    assert learned_alike(tmp_path/'bfloat16', tmp_path/'float32')
 
 def test_killed_while_it_says_what_was_asked(tmp_path):
     go(tmp_path/'a', max_steps=2)

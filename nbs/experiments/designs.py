@@ -11,7 +11,8 @@ report: other stories, or the tenth of a corpus before its held-out tenth. It is
 design needs no cache. Designs that are done are skipped. What failed is no longer here, but in LOG.md.
 
 A new design is a line of `DESIGNS`, and where its router is new, a small class above it. (The stored results with SOAP
-and seeds below 7 were made when it still rotated the rows of the embedding and the byte heads, see chapter 23.)
+of the 25th and 26th of November 2026 and seeds below 7 were made when it still rotated the rows of the embedding and
+the byte heads, see chapter 23.)
 """
 import statistics
 import time
@@ -425,9 +426,8 @@ def main(args=None):
     p = options()
     a = parse(p, __file__, args)
     if not a.data and (a.answer or a.corpus not in ('stories', 'compiled')): p.error('these texts need --data DIR')
-    if a.deviate: a.results = Results(a.results.file.with_name('deviations.jsonl'))
-    for name in ('answer', 'follow'):
-        if getattr(a, name): a.results = Results(a.results.file.with_name(f'{name}.jsonl'))
+    for name, asked in dict(deviations=a.deviate, answer=a.answer, follow=a.follow).items():
+        if asked and not a.out: a.results = Results(a.results.file.with_name(f'{name}.jsonl'))
     for trial in trials(a):
         if a.results.find(trial.name): continue
         row = follow(trial, a.data) if a.follow else run(trial, a.data, a.deviate, a.runs, **SMOKE if a.smoke else {})

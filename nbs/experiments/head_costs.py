@@ -200,7 +200,7 @@ def step_seconds(shapes, optimizer, steps, limit):
 BASES = 'both sides', 'not the bytes', 'the state'
 
 def bases(a):
-    "Which sides of the embedding and the heads should SOAP turn? Scored on stories that no chapter reports."
+    "Which sides of the embedding and the heads should SOAP turn? Scored on the stories of `cost` and `equal`."
     steps = a.steps if a.smoke else 500
     data, held_out = text('stories', limit=a.limit), new_stories(2 if a.smoke else 120, seed=1)
     shape, out = config('nano', router='space', latent_carry='yes', **WAYS['chained32'][0]), {way: [] for way in BASES}

@@ -56,7 +56,8 @@ def cells(stage, seeds):
     return [Cell(c, r, k, s) for s in range(seeds) for c in corpora for k in capacities for r in routers]
 
 def texts(corpus, data=None):
-    "Training text and held-out text. The stories are those of seed 2, by which nothing was ever chosen."
+    """Training text and held-out text. The stories are those of seed 2, by which nothing had been chosen when this was
+    measured: choices.py came later."""
     return text(corpus, 'train', data), (new_stories(120, seed=2) if corpus == 'stories'
                                          else text(corpus, 'validation', data))
 
