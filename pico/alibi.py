@@ -20,7 +20,7 @@ def alibi_slopes(
 
 # %% ../nbs/02_alibi.ipynb #4ff7aa61
 def distance_bias(
-    slopes:Tensor, # (H,) one slope per query head, or (H, N) a table: what each distance adds, the last to all beyond
+    slopes:Tensor, # (H,) one slope per query head, or (H, W+1) a table: what each distance adds, the last to all beyond
     back:Tensor,   # ([B,] T, S) bytes back
 )->Tensor:         # ([B,] H, T, S)
     "What each head adds to a score at these distances."
@@ -29,7 +29,7 @@ def distance_bias(
 
 # %% ../nbs/02_alibi.ipynb #e78dc14b
 def alibi_bias(
-    slopes:Tensor,   # (H,) one positive slope per query head, or (H, N) a table of distances
+    slopes:Tensor,   # (H,) one positive slope per query head, or (H, W+1) a table of distances
     q_pos:Tensor,    # (T,) or (B, T) position of each query, in bytes
     k_pos:Tensor,    # (S,) or (B, S) position of each key; -1 = an empty place
     window:int=None, # look at most so many bytes back; None = no limit

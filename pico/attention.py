@@ -276,7 +276,7 @@ def attention(
     k:Tensor,            # (B, G, S, K) keys
     v:Tensor,            # (B, G, S, K) values
     window:int | None,   # look at most so many bytes back (so at window + 1 keys); None = no limit
-    slopes:Tensor,       # (H,) ALiBi slopes, or (H, N) what each distance adds (chapter 02)
+    slopes:Tensor,       # (H,) ALiBi slopes, or (H, W+1) what each distance adds (chapter 02)
     q_pos:Tensor=None,   # (T,) or (B, T) positions in bytes; default: the last query stands at the last key
     k_pos:Tensor=None,   # (S,) or (B, S); -1 = an empty place
     k_start:Tensor=None, # (B,) keys before this index are empty, S - T of them at most (without positions only)

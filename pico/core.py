@@ -22,7 +22,7 @@ class InputError(ValueError):
 
 # %% ../nbs/00a_core.ipynb #40b4f1fd
 def setting(
-    default=dataclasses.MISSING, # the value of who gives none; without one the field has to be given
+    default=dataclasses.MISSING, # the value where none is given; without one the field has to be given
     least=None,   # smallest number
     most=None,    # largest number
     below=None,   # a number that has to stay under this

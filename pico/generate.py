@@ -209,7 +209,7 @@ def rounds(
         reader.forget(wrong)
         drafting.note(gained)
         for b, r in enumerate(rows):
-            for byte, deep, sure in r.ready(): yield Step(byte, deep, sure, b)
+            for byte, routed, weight in r.ready(): yield Step(byte, routed, weight, b)
         live = [r for r in rows if r.pending]
         if not live: return
         drafting.draft(h)

@@ -110,7 +110,7 @@ def sparse(
 
 # %% ../nbs/06_heads.ipynb #6914acf6
 class Heads(nn.Module):
-    "N byte heads; head n predicts the byte n+1 ahead. The first is linear, subclasses say what the others are."
+    "N byte heads; head n, from 1, predicts the byte n places ahead. Subclasses say what they are."
     def __init__(self,
         dim:int,       # width of the residual stream
         N:int,         # number of heads

@@ -187,7 +187,7 @@ class StrideRouter(Router):
 
 @router('random')
 class RandomRouter(Router):
-    "A fair coin of probability `capacity`, hashed from position and byte value."
+    "A coin that says yes with probability `capacity`, hashed from position and byte value."
     def forward(self, x, values, before, position, train=False):
         h = (position * 256 + values + 1) & 0x7fffffff            # two rounds of shift and multiply mix all bits
         for m in (0x45d9f3b, 0x45d9f3b): h = ((h ^ (h >> 16)) * m) & 0x7fffffff

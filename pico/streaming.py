@@ -102,7 +102,7 @@ def fill(self:Lane, size:int):
 
 @patch
 def take(self:Lane, T:int, N:int)->tuple: # values and kinds, (T+N,) uint8
-    "The next row of what `fill` has brought; what lies N behind the row stays for the next."
+    "The next row of what `fill` has brought; the N bytes after the row stay for the next."
     row = tuple(np.frombuffer(bytes(b[:T+N]), np.uint8) for b in (self.values, self.kinds))
     del self.values[:T], self.kinds[:T]
     return row

@@ -83,7 +83,7 @@ class Drawing:
 def model(d):
     """A Pico, from bytes to byte heads: "Mia has a cat." goes through embedding and full-byte blocks. The spaces and
     the full stop are routed through the latent blocks; the change of each is added at its own place, a share to the
-    bytes behind. Full-byte blocks, norm and byte heads follow. The shape is that of nano, the rule is space."""
+    bytes after it. Full-byte blocks, norm and byte heads follow. The shape is that of nano, the rule is space."""
     text, x, w = 'Mia␣has␣a␣cat.', 20, 40
     routed, wide = [i for i, c in enumerate(text) if c in '␣.'], w*len(text) - 3
     d.row(x, 14, text, 'p' * len(text))
@@ -110,12 +110,12 @@ def model(d):
     d.row(x + 4*w, 596, 'has␣', 'gggg')
     for at in ((582, 238, 660, 238), (664, 368, 584, 368), (158, 574, 158, 612, 176, 612)): d.path(*at)
     d.labels((600, 30, 'the bytes; ␣ is a space'), (590, 220, 'pack'), (588, 392, 'unpack'),
-             (x, 400, '… the change d of a routed byte is added, a share of it to the bytes behind'),
+             (x, 400, '… the change d of a routed byte is added, a share of it to the bytes after it'),
              (x + 8*w + 10, 612, 'what the heads should say after the first space'))
 
 def pack(d):
     """Pack and unpack: of the six bytes "a cat." two are routed. Their states are gathered, go through the latent
-    blocks, and their changes, times the weight of each byte, are added where they came from. The bytes behind get a
+    blocks, and their changes, times the weight of each byte, are added where they came from. The bytes after them get a
     share. In a batch a row with fewer routed bytes is padded with an unrouted one of its own."""
     x, w, text = 150, 70, 'a␣cat.'
     d.labels((20, 30, 'states x'), (20, 78, 'pack: positions 1, 5'), (20, 124, 'packed'), (20, 262, 'change d'),
