@@ -85,7 +85,7 @@ def test_readme_python_runs(place, monkeypatch):
     "The Python blocks of the README, after its commands have been typed."
     from pico.model import Pico, PicoConfig
     monkeypatch.chdir(place)
-    if not (place/'runs'/'demo').exists(): Pico(PicoConfig.preset('nano')).save_pretrained('runs/demo')
+    if not (place/'runs'/'first').exists(): Pico(PicoConfig.preset('nano')).save_pretrained('runs/first')
     blocks = [block for kind, block in BLOCKS if kind == 'python']
     assert blocks
     for block in blocks: exec(compile(block, 'README', 'exec'), {})
