@@ -179,7 +179,7 @@ def the_model(
 )->Pico:
     "The model that is named, or the one that comes with the package, which is then said in a line."
     if a.out is None: print("no model was named: this is 'stories', which comes with the package", file=sys.stderr)
-    return Pico.from_pretrained(a.out or 'stories', device=a.device)
+    return Pico.from_pretrained('stories' if a.out is None else a.out, device=a.device)
 
 def add_model(p:Parser):
     "The arguments that name a model and where it computes."

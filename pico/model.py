@@ -94,7 +94,7 @@ def preset(cls:PicoConfig,
     "A named design, with some fields changed; the capacity and carrying follow the router, `heads_every` the heads."
     if name not in PRESETS: raise InputError(f"preset {name!r} is unknown: use one of {', '.join(PRESETS)}")
     design = PRESETS[name] | overrides
-    kind = ROUTERS.get(design['router'])                          # an unknown one is refused below, by name
+    kind = ROUTERS.get(str(design['router']))                     # an unknown one is refused below, by name
     if design['router'] != PRESETS[name]['router'] and kind:
         design |= dict(latent_carry=kind.carries, latent_capacity_factor=kind.budget) | overrides
     if design['heads'] == 'linear': design['heads_every'] = overrides.get('heads_every', 1)

@@ -228,7 +228,7 @@ def pico_page(args=None):
     if Path(a.file).suffix.lower() not in ('.html', '.htm'):
         raise InputError(f"{a.file} should end in .html: it is the page to write, after RUN if one is named")
     if a.max_bytes < 2: raise InputError(f"--max_bytes {a.max_bytes}: give at least 2")
-    model = Pico.from_pretrained(a.out or 'stories')
+    model = Pico.from_pretrained('stories' if a.out is None else a.out)
     name, corpus = measured_on(a, model.config.marks)
     p = page(model, a.title or f"Pico: {Path(a.out or 'stories').absolute().name}", a.dtype, corpus, a.max_bytes)
     p.save(a.file)

@@ -244,6 +244,7 @@ def find_model(
 )->Path:                 # a directory or a file
     "Where a model is; it is fetched from the Hub if it is not here."
     if str(model_id) == 'stories': return COMES_ALONG
+    if str(model_id) == '': raise InputError("'' is no model: give a directory, a name on the Hub, or 'stories'")
     try: d = Path(model_id).expanduser()
     except RuntimeError: raise InputError(f"{model_id} cannot be found: there is no such user here") from None
     try:

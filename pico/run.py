@@ -165,8 +165,8 @@ def has_begun(
 )->bool:
     "Whether the run that is there has taken a step."
     records = out/'metrics.jsonl', out/'replay.jsonl'
-    return any(f.exists() and f.stat().st_size for f in records) or bool(all_steps(out/'checkpoints')
-                                                                         or steps_of_model(out))
+    written = any(f.exists() and f.stat().st_size for f in records)
+    return (out/'train.json').exists() and bool(written or all_steps(out/'checkpoints') or steps_of_model(out))
 
 def goes_on(out:Path, config:PicoConfig, settings:TrainConfig, data:dict)->bool:
     "Whether the run that is there is the one to go on with. One that has taken no step yet may begin otherwise."

@@ -234,7 +234,8 @@ def session(run:Run, held:Corpus | None, stop:Stop, show:Progress):
 # %% ../nbs/11_train.ipynb #4b7cfcc4
 def begun(out:str | Path)->dict: # empty if there is no run
     "What the run in `out` was asked to do, if it has taken a step."
-    return what_was_asked(out) if has_begun(local_path(out)) else {}
+    old = what_was_asked(out)
+    return old if has_begun(local_path(out)) else {}
 
 def as_asked(
     out:str | Path,              # the run directory

@@ -1,6 +1,7 @@
 """Checkpoints and everything else that is read back: damaged, half deleted, on a full disk.
 
 Always one sentence, never a traceback, and the run goes on."""
+import ast
 import errno
 import json
 import os
@@ -18,7 +19,7 @@ import pico.train
 import processes
 from pico.checkpoint import all_steps, flush, load, latest, run_lock, read_json
 from pico.checkpoint import save, find_damage, take_apart, write_json, atomic_write
-from conftest import CATS, TINY
+from conftest import CATS, ROOT, TINY
 from pico.cli import pico_train
 from pico.core import InputError
 from pico.model import Pico, read_config
@@ -401,3 +402,14 @@ def test_state_is_not_copied_again_to_be_written_and_may_share_memory(tmp_path):
     _, state = load(latest(tmp_path))
     assert state['again'].tolist() == a.tolist() and state['part'].tolist() == [2, 3]
     assert state['across'].tolist() == a.view(2, 3).T.tolist()
+
+def test_nothing_in_the_package_unpickles():
+    "Invariant 6: no file that is read can run code."
+    for file in (ROOT/'pico').glob('*.py'):
+        for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
+            imported = [n.name for n in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom): imported = [node.module or '']
+            assert not {'pickle', 'dill', 'joblib', 'marshal', 'shelve'} & {n.split('.')[0] for n in imported}, file
+            if not isinstance(node, ast.Call): continue
+            assert ast.unparse(node.func) not in ('torch.load', 'eval', 'exec'), file
+            assert not any(k.arg == 'allow_pickle' for k in node.keywords), file

@@ -249,7 +249,9 @@ def test_places_where_no_run_can_be(run, capsys):
     for out in (run/'config.json'/'below', '/proc/pico', 'x' * 300, '~nosuchuser/x'):
         if str(out).startswith('~'): continue                     # for train that is an ordinary name
         refused(capsys, train_command, out, 'stories', *TINY, '--max_steps', 1)
+    refused(capsys, train_command, run/'config.json', 'stories', *TINY, words='is a file: give a directory')
     refused(capsys, generate_command, '~nosuchuser/x', words='no such user')
+    for command in (generate_command, eval_command): refused(capsys, command, '', words="'' is no model")
 
 @pytest.mark.parametrize('name', ['config.json', 'model.safetensors'])
 def test_a_file_that_may_not_be_read_is_not_called_damaged(run, capsys, monkeypatch, name):

@@ -81,6 +81,13 @@ def test_killed_at_five_random_moments_equals_uninterrupted(tmp_path):
                       repeats=.5)
     assert a == b
 
+def test_todays_design_killed_at_two_random_moments_equals_uninterrupted(tmp_path):
+    "What users get: SOAP, an average, chained heads, summaries and shifted keys."
+    today = PicoConfig.preset('nano', dim=24, latent_num_blocks=1)
+    a, b = kill_often(tmp_path, 2, random.Random(1), config=today, optimizer='soap', average=.97, max_steps=60,
+                      validation_interval=4, checkpoint_interval=5, repeats=.3)
+    assert a == b
+
 DESIGNS = itertools.cycle(itertools.product(ROUTERS, OPTIMIZERS))
 
 @pytest.mark.slow
