@@ -178,6 +178,8 @@ def test_names_of_files_of_rows(tmp_path):
             '  - split: test\n    path: two.csv\n---\n')
     d = files(tmp_path/'c', {'README.md': card, 'one.csv': 'text\nNA\n' + 'a\n'*98, 'two.csv': 'text\nb\n'})
     assert texts(d, 'train') == ['NA'] + ['a']*98 and texts(d, 'test') == ['b']
+    streamed = Stream(d)                                          # as it is read, so it is streamed
+    assert [row['text'] for row in streamed.data] == ['NA'] + ['a']*98 and list(streamed.splits) == ['train', 'test']
 
 @pytest.mark.parametrize('sizes', [(10, 50_000), (300, 300, 5000), (9_000, 10, 10, 5_000), (40,)*500])
 @pytest.mark.parametrize('limit', [500, 5_000])
