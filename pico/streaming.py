@@ -6,12 +6,12 @@
 __all__ = ['Lane', 'held_out', 'line_rows', 'stream_files', 'open_rows', 'open_rows_by_rule_1', 'Stream', 'endless', 'as_source']
 
 # %% ../nbs/01b_streaming.ipynb #e253ab7f
-import functools
 import glob
 import hashlib
 import itertools
 import math
 import os
+from functools import partial
 import numpy as np
 import torch
 from fastcore.basics import patch
@@ -122,7 +122,8 @@ def line_rows(
     odd:dict,   # is filled with the rows that were passed over, a list by file
 ):              # yields rows
     "The rows of files of JSON, for `datasets` to deal out."
-    for f, found in ((f, []) for f in files):
+    for f in files:
+        found = []
         for text in json_texts(f, column, what, found):
             yield {column: text.decode()}
             odd[str(f)] = max(found, odd.get(str(f), []), key=len)        # another pass begins with none
@@ -343,8 +344,7 @@ def as_source(
     if named and streaming: source = Stream(source, column, marks, rule)
     elif named:
         source = load_corpus(source, 'train', column, limit, marks, rule=rule)
-        source.fetch_validation = functools.partial(load_corpus, source.name, 'validation', column, marks=marks,
-                                                    rule=rule)
+        source.fetch_validation = partial(load_corpus, source.name, 'validation', column, marks=marks, rule=rule)
     if source.streaming and limit: raise endless(source.name)
     if source.marks != marks: raise InputError(f"load the text with marks={marks!r}, not {source.marks!r}")
     return source

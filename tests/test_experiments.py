@@ -342,8 +342,9 @@ def test_a_text_has_a_name_that_everybody_knows(common, tmp_path):
 # --- what they have found
 
 def test_results_are_a_few_files_of_lines():
-    files = [f for f in FILES if f.suffix != '.lock' and f.name[0] != '.']           # and not half-written
-    assert {f.suffix for f in files} == {'.jsonl'} and len(files) <= 25      # one for each experiment
+    # not what is being written, nor what a GPU adds where one is lent
+    files = [f for f in FILES if f.suffix != '.lock' and f.name[0] != '.' and f.stem != 'gpu']
+    assert {f.suffix for f in files} == {'.jsonl'} and len(files) <= 20      # one for each experiment
     assert not (ROOT/'nbs'/'results').exists()
 
 @pytest.mark.parametrize('file', [f for f in FILES if f.suffix == '.jsonl'], ids=lambda f: f.stem)

@@ -62,7 +62,7 @@ def kill_often(folder, times, rng, **how):
         return lambda: steps_of(folder/'b') >= step and pause()
     # anywhere: it may still be reading its checkpoint, or repeat steps
     for _ in range(times):
-        when = some_time_after(rng.randrange(how['max_steps'] - 10))
+        when = some_time_after(rng.randrange(how['max_steps'] - 1))
         assert processes.killed(lambda: go(folder/'b', **how), when), 'it ended before it could be killed'
     assert processes.run(lambda: go(folder/'b', **how)) == 0
     return everything(folder/'a'), everything(folder/'b')

@@ -5,8 +5,8 @@
 
 One line is one model. All get the same processor time of one thread, and their learning rate falls as that is spent, so
 what costs more time takes fewer steps; the time to count for the router and to score is not part of it. They are scored
-on the ninth of the training text before the held-out text, or on stories of another seed, and no chapter reports what
-was chosen here on that text. (Chapters 11, 21 and 21a use the same stories for models of before.) `nano` as it was is
+on the ninth of the training text before the held-out text, or on stories of another seed, never on the held-out text.
+(Chapters 11, 21 and 21a use the same stories for models of before.) `nano` as it was is
 in every list, for machines differ.
 """
 import time
