@@ -5,6 +5,7 @@
 
 A number is explained if a cell prints it (also rounded, or as a share of a hundred), if it stands in the code, or if
 `claims.toml` says where it comes from. Chapters, papers, sections, dates, formulas and code in sentences are no claims.
+The README's table names in its last column what explains the numbers of a row: a chapter, or the card of the model.
 """
 import json
 import re
@@ -87,8 +88,28 @@ def chapters(names=()):
     files = sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))
     return [f for f in files if CHECKED[0] <= f.name < CHECKED[1] and (not names or f.name.split('_')[0] in names)]
 
+def unexplained_in_table(readme, known, root=ROOT):
+    "The numbers of a table with the column `where` that nothing explains which this column names."
+    rows = [[cell.strip() for cell in line.strip('|').split('|')]
+            for line in readme.partition('| what | measured | where |')[2].split('\n\n')[0].splitlines()[2:]]
+    card, left = (root/'pico'/'models'/'stories'/'README.md').read_text(encoding='utf-8'), []
+    for what, measured, where in rows:
+        there = numbers(card) if 'its card' in where else set()
+        for chapter in re.findall(r'chapter (\d\d\w?)', where):
+            file, = (root/'nbs').glob(f'{chapter}_*.ipynb')
+            there |= produced(json.loads(file.read_text(encoding='utf-8'))['cells'])
+            there |= numbers(' '.join(known.get(file.stem, {})))
+        there |= {n / 1000 for n in there}                                      # seconds of milliseconds, GB of MB
+        left += [(shown, around) for shown, value, decimals, unit, around in claims(f'{what}: {measured}')
+                 if not explains(value, decimals, unit, there)]
+    return left
+
 def main(names=()):
     known, total = sources(), 0
+    readme = (ROOT/'README.md').read_text(encoding='utf-8')
+    for shown, around in [] if names else unexplained_in_table(readme, known):
+        print(f'README: {shown} in "{around}"')
+        total += 1
     for file in chapters(names):
         left, idle = unexplained(file, known.get(file.stem, {}))
         for shown, around in left: print(f'{file.stem}: {shown} in "{around}"')

@@ -26,6 +26,13 @@ def test_every_number_of_the_book_has_a_source():
     assert known.keys() <= {f.stem for f in claims.chapters()}
     for file in claims.chapters(): assert claims.unexplained(file, known.get(file.stem, {})) == ([], []), file.stem
 
+def test_the_numbers_of_the_readme_are_those_of_their_sources():
+    readme, known = (claims.ROOT/'README.md').read_text(encoding='utf-8'), claims.sources()
+    assert claims.unexplained_in_table(readme, known) == []
+    table = '| what | measured | where |\n|---|---|---|\n'
+    table += '| facts | 12.34% right of 17 | its card |\n| nats | 9.876 | chapter 11 |\n'
+    assert [shown for shown, _ in claims.unexplained_in_table(table, known)] == ['12.34%', '17', '9.876']
+
 def test_a_number_is_explained_by_what_is_printed_and_by_nothing_else(tmp_path):
     says = 'It ends at 0.41 bits per byte after 2,725 steps, 18% of the bytes routed.'
     assert left(tmp_path, says, 'bpb 0.4123, steps 2725, routed 0.183') == ([], [])
