@@ -354,6 +354,12 @@ def test_lines_have_names_and_say_how_they_were_made(file):
     assert names == sorted(set(names))
     for r in rows: assert {'command', 'date'} <= r.keys(), r['name']
 
+def test_the_card_of_the_largest_model_is_that_of_its_line(load, common):
+    learned = load('learned')
+    line = learned.largest(common.Results(EXPERIMENTS/'results'/'learned.jsonl'))
+    written = (EXPERIMENTS/'10m.md').read_text(encoding='utf-8')
+    assert written == learned.card(line) != learned.card(line | dict(bpb=line['bpb'] + .01))
+
 @pytest.mark.parametrize('script, measures, args', [
     ('optimizers', 'run', ['--stage', 'rates', '--data', 'nowhere']),
     ('optimizers', 'run', ['--stage', 'seeds', '--data', 'nowhere']),

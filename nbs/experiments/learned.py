@@ -3,6 +3,7 @@
     python nbs/experiments/learned.py --data DIR                              # six models, four hours each; resumable
     python nbs/experiments/learned.py --data DIR --only nano --corpora russian --minutes 60
     python nbs/experiments/learned.py --bundled                               # the model that comes along, not trained
+    python nbs/experiments/learned.py --card                                  # 10m.md, from the line of the largest
 
 A model trains in a run directory under --runs and goes on from its last checkpoint when the command is started again.
 Its schedule is that of its minutes, so a longer training is another run. It is validated on the end of the training
@@ -19,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from common import LEARNED, SHAPES, before_last, config, new_stories, parse, parser, part, source, stamp, text
+from common import HERE, LEARNED, SHAPES, before_last, config, new_stories, parse, parser, part, source, stamp, text
 
 from pico.evaluate import bits_per_byte, recall, router_report
 from pico.generate import generate
@@ -128,6 +129,76 @@ def bundled(a, many):
     model = Pico.from_pretrained('stories')
     return dict(parameters=model.num_parameters()) | measured(model, 'stories', corpus, held, many)
 
+# --- the card of the largest
+
+CARD = """---
+language: ru
+license: apache-2.0
+library_name: pico-lm
+tags: [byte-level, mixture-of-depths, text-generation]
+---
+
+# 10m: the model of chapter 20 that learned Russian stories
+
+A byte-level language model of {parameters:,} parameters that tells small stories in Russian. Its design is the preset
+`10m`, except that its further heads learned from one byte in {every}: {fb} full-byte blocks before and {fb} after
+{latent} latent blocks, which see the bytes that the router `{router}` chooses.
+
+Its weights are not published. The command trains it again. How much text it reads in its minutes is a matter of the
+machine.
+
+| | |
+|---|---|
+| command | `{command}` |
+| trained | {minutes:g} minutes, in which it read {read:.0f} MB |
+| when and where | {date}, {device} |
+| text | {data[source]}; the last tenth is held out |
+| sha256 of the text | `{data[sha256]}` |
+| held-out text, {scored:,} bytes | {bpb:.4f} bits per byte, causal, context carried |
+| the same with the latent blocks off | {bpb_off:.4f} bits per byte |
+| bytes through the latent blocks | {routed:.1%} |
+| F1 of these and the bytes before words | {f1:.2f} (as many by chance: {random_f1:.2f}) |
+| words it writes that exist | {exist_on:.1%}; latent blocks off {exist_off:.1%}; held-out text {exist_text:.1%} |
+| pairs of neighbours that exist | {pairs_on:.1%}; latent blocks off {pairs_off:.1%}; held-out text {pairs_text:.1%} |
+
+What exists stands in the training text. What it wrote was drawn at temperature 0.8: {words_on} words with its latent
+blocks, and {words_off} without. One seed.
+
+## A sample
+
+The first of the texts that were counted. `_` stands behind each byte that went through the latent blocks:
+
+```
+{text_on}
+```
+
+The same with the latent blocks off:
+
+```
+{text_off}
+```
+
+## Limits
+
+It knows small children's stories in translation, and no other texts. It was trained to see what a model of this size
+learns in a few hours of a processor. It is no assistant.
+
+## Licence
+
+Apache-2.0, as the package and the text.
+"""
+
+def card(r):
+    "A model card, from a line of results."
+    c = config(r['size'], **SIZES[r['size']] | DESIGN)
+    return CARD.format(fb=c.fb_num_blocks, latent=c.latent_num_blocks, router=c.router, every=c.heads_every,
+                       read=r['curve'][-1][1] / 1e6, **r)
+
+def largest(results):
+    "The line of the largest model's longest training on Russian stories."
+    its = [r for r in results.rows() if (r['size'], r['corpus']) == ('10m', 'russian')]
+    return max(its, key=lambda r: r['minutes'])
+
 def main(args=None):
     p = parser(__doc__)
     p.add_argument('--data', metavar='DIR', help='folder that holds the corpora')
@@ -140,8 +211,12 @@ def main(args=None):
     p.add_argument('--length', type=int, default=2048, help='bytes in a row')
     p.add_argument('--rows', type=int, default=2)
     p.add_argument('--bundled', action='store_true', help='measure the model that comes along, and train none')
+    p.add_argument('--card', action='store_true', help='write the card of the largest from its line, and train none')
     p.add_argument('--part', default='0/1', help='i/n: only every n-th model, from the i-th')
     a = parse(p, __file__, args)
+    if a.card:
+        (HERE/'10m.md').write_text(card(largest(a.results)), encoding='utf-8')
+        return
     a.interval, many = None, dict(bytes=200_000, texts=TEXTS, stories=200)
     if a.smoke:
         a.only, a.corpora, a.minutes, a.length, a.interval = ['nano'], ['stories'], .005, 128, 2
