@@ -6,6 +6,7 @@ EXTRA ?= dev
 BIN := $(VENV)/bin
 # Two test workers on two cores: torch threads that fight for cores are several times slower than one thread each.
 ONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+TIMED := $(BIN)/python tests/timed.py
 
 .PHONY: demo test lint test-slow test-nbdev3 test-browser tried export refresh book docs links model wheel clean
 
@@ -19,11 +20,11 @@ demo: $(VENV)/.ok
 	$(BIN)/pico-generate runs/demo --prompt "Once upon a time" --max_bytes 300 --temperature 0.5 --no_latent
 
 test: $(VENV)/.ok
-	$(BIN)/ruff check
-	$(BIN)/mypy
-	$(BIN)/python tests/check_sync.py
-	$(ONE) $(BIN)/python tests/nbdev_command.py test --n_workers 2
-	$(ONE) $(BIN)/python -m pytest -n 2 -q
+	$(TIMED) $(BIN)/ruff check
+	$(TIMED) $(BIN)/mypy
+	$(TIMED) $(BIN)/python tests/check_sync.py
+	$(ONE) $(TIMED) $(BIN)/python tests/nbdev_command.py test --n_workers 2
+	$(ONE) $(TIMED) $(BIN)/python -m pytest -n 2 -q
 
 lint: $(VENV)/.ok
 	$(BIN)/ruff check

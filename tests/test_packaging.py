@@ -111,11 +111,18 @@ def test_ci_runs_the_test_command_and_nothing_else():
 def test_the_workflow_runs_the_lines_of_make_test():
     "It cannot call make, which Windows lacks."
     recipe = re.search(r'^test:.*\n((?:\t.*\n)+)', (ROOT/'Makefile').read_text(), re.M)[1]
-    recipe = [line.replace('$(ONE) ', '').replace('$(BIN)/', '').strip() for line in recipe.splitlines()]
+    recipe = [re.sub(r'\$\((ONE|TIMED)\) |\$\(BIN\)/', '', line).strip() for line in recipe.splitlines()]
     workflow = (ROOT/'.github'/'workflows'/'test.yml').read_text()
     assert re.findall(r'- run: (.+)$', workflow, re.M) == recipe and len(recipe) > 3
     for name in re.findall(r'^ONE := (.*)$', (ROOT/'Makefile').read_text(), re.M)[0].split():
         assert f"{name.replace('=', ': ')}\n" in workflow
+
+def test_the_parts_of_make_test_say_their_seconds():
+    recipe = re.search(r'^test:.*\n((?:\t.*\n)+)', (ROOT/'Makefile').read_text(), re.M)[1]
+    for line in recipe.splitlines(): assert '$(TIMED) ' in line, line
+    part = [sys.executable, str(ROOT/'tests'/'timed.py'), sys.executable, '-c', 'print("done"); exit(3)']
+    out = subprocess.run(part, capture_output=True, text=True)
+    assert out.returncode == 3 and re.fullmatch(r'done\n\d+ s: .* exit\(3\)\n', out.stdout)
 
 # settings
 
