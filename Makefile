@@ -32,7 +32,7 @@ lint: $(VENV)/.ok
 test-slow: $(VENV)/.ok
 	$(ONE) $(BIN)/python -m pytest -n 2 -q -m slow
 
-# The page of chapter 14 in headless browsers. Debian: apt-get install chromium chromium-driver firefox-esr
+# The page of chapter 14a in headless browsers. Debian: apt-get install chromium chromium-driver firefox-esr
 test-browser: $(VENV)/.ok
 	$(BIN)/python -m pip install --quiet selenium
 	PICO_BROWSER=1 $(ONE) $(BIN)/python -m pytest -q tests/test_browser.py

@@ -1,4 +1,4 @@
-"The page of chapter 14, driven as a person would, in Chromium and in Firefox: `make test-browser` (see browsers.py)."
+"The page of chapter 14a, driven as a person would, in Chromium and in Firefox: `make test-browser` (see browsers.py)."
 import os
 import time
 import pytest
