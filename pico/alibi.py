@@ -51,10 +51,11 @@ def turns(
     dtype=torch.float32,
 )->tuple:            # cosines and sines, (..., T, K//2) each
     "By how much each plane is turned at each position (Su et al. 2021, arXiv 2104.09864, sec. 3.2)."
-    # in float64: an angle of many turns has few digits left in float32
-    plane = torch.arange(width//2, device=position.device, dtype=torch.float64)
-    angle = position[...,None].double() * 10_000.**(-2 * plane / width)
-    return angle.cos().to(dtype), angle.sin().to(dtype)
+    # in float64, which MPS does not have: an angle of many turns has few digits left in float32
+    device = torch.device('cpu') if position.device.type == 'mps' else position.device
+    plane = torch.arange(width//2, device=device, dtype=torch.float64)
+    angle = position.to(device)[...,None].double() * 10_000.**(-2 * plane / width)
+    return angle.cos().to(dtype).to(position.device), angle.sin().to(dtype).to(position.device)
 
 def rotate(
     x:Tensor,   # (..., T, K) queries or keys; an odd last coordinate stays

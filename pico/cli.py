@@ -162,7 +162,7 @@ def report_run(
 def pico_train(args=None):
     "Make a model and train it, or go on with the run in OUT."
     a = train_parser().parse_args(args)
-    rank, _ = join_group()
+    rank, _ = join_group(a.device or 'auto')
     try:
         source, design, settings, how = asked(a)
         train(a.out, source, design, settings, **how)

@@ -97,7 +97,7 @@ class Corpus:
         self.begins = np.concatenate([[0], np.cumsum(lengths + len(self.opening) + len(self.closing))])
         self.size = int(self.begins[-1])
         # text bytes before each piece
-        self.texts = np.concatenate([[0], np.cumsum([p.text_bytes for p in self.pieces])]).astype(np.int64)
+        self.texts = np.concatenate([[0], np.cumsum([p.text_bytes for p in self.pieces], dtype=np.int64)])
         self.mapped = sorted({m for p in self.pieces for m in p.mapped})
         self._files = functools.lru_cache(64)(_open_file)
 

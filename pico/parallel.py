@@ -41,13 +41,18 @@ def world()->tuple: # this process's rank from 0, and how many there are
     "Who am I, of how many?"
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
 
-def join_group()->tuple: # rank and number of processes
+def join_group(
+    device:str='auto', # where they will compute
+)->tuple:              # rank and number of processes
     "Join the processes that torchrun started beside this one, if there are any."
     if from_environment('WORLD_SIZE', 1, least=1) == 1: return world()
     if not dist.is_available():
         raise InputError("this PyTorch was built without torch.distributed: unset WORLD_SIZE to train alone")
     if not dist.is_initialized():
-        gpu = torch.cuda.is_available()
+        gpu = torch.cuda.is_available() and device.partition(':')[0] in ('auto', 'cuda')
+        if gpu and not dist.is_nccl_available():
+            raise InputError("this PyTorch was built without NCCL, by which GPUs add up their gradients: train on one "
+                             "GPU, or with --device cpu")
         # one GPU for each process of a machine
         if gpu:
             here, cards = from_environment('LOCAL_WORLD_SIZE', 1, least=1), torch.cuda.device_count()

@@ -55,7 +55,7 @@ class TrainConfig(Settings):
     repeats:float = setting(0., least=0, most=1, why=', a fraction of the run')
     # how slowly a running average of the weights forgets, below 1; it becomes the model; 0 = none
     average:float = setting(0., least=0, below=1, why=' (0 for none, or such as 0.97)')
-    # optimizer steps between validations, which also come with checkpoints; 0 = only at the end
+    # optimizer steps between validations, which also come at each checkpoint_interval; 0 = only at the end
     validation_interval:int = setting(100, least=0)
     validation_bytes:int = setting(50_000, least=20)     # of the validation text, with its first mark
     checkpoint_interval:int = setting(500, least=1)      # optimizer steps between checkpoints
@@ -278,7 +278,7 @@ def load_state_dict(self:Run, weights:dict, state:dict, where:str): # where: the
     "Take over what a checkpoint holds."
     try:
         self.model.load_state_dict(weights)
-        self.optimizer.load_state_dict(state['optimizer'])
+        self.optimizer.load_state_dict(copied(state['optimizer']))              # the files may be deleted
         self.step, self.elapsed, self.best = int(state['step']), float(state['elapsed']), tuple(state['best'])
         self.source.load_state_dict(state['lanes'])
         self.note(**(state.get('about') or {}))

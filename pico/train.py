@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['lr_factor', 'backward', 'make_optimizer', 'optimizer_step', 'Decision', 'decide', 'validate', 'loop', 'enough_memory',
-           'session', 'begun', 'as_asked', 'how_read', 'telling', 'shown', 'new_run', 'train']
+           'session', 'begun', 'as_asked', 'how_read', 'telling', 'shown', 'new_run', 'take_up', 'train']
 
 # %% ../nbs/11_train.ipynb #5c7b5ecc
 import contextlib
@@ -30,7 +30,7 @@ from .parallel import Stop, added, all_reduce, all_reduce_max, broadcast, in_con
 from .run import (Run, Saver, TrainConfig, begin_run, check_run, default_preset, has_begun, last_saved,
                       what_was_asked)
 from .record import Budget, Progress, Recorder, metrics
-from .costs import compile_model, outlook, pick_autocast
+from .costs import compile_model, outlook, pick_autocast, uncompile
 
 # %% ../nbs/11_train.ipynb #c2535891
 def lr_factor(
@@ -228,6 +228,7 @@ def session(run:Run, held:Corpus | None, stop:Stop, show:Progress):
     run.compiled = compile_model(run.model, how, rows, cast, show.say, minutes)
     show.wait('first step')
     last = loop(run, budget, recorder, held, stop, show, cast)
+    uncompile(run.model)
     if last.signal: show.say(f"stopped at step {run.step} and saved; go on with: pico-train {typed(run.out)}")
     else: recorder.finish()
 
@@ -242,7 +243,7 @@ def as_asked(
     config:PicoConfig | None,
     settings:TrainConfig | None,
     preset:str=None,             # a name
-    start:str=None,              # a trained model to begin from
+    start:str | Path | None=None, # a trained model to begin from
 )->tuple:                        # design and settings
     """What was given; else what the run in `out` was begun with; else the design of the model to begin from, and the
     preset, by default the one for this machine."""
@@ -268,7 +269,7 @@ def how_read(
         raise InputError("limit is for a text that is given by name: cut this corpus where it is loaded")
     if isinstance(source, (Corpus, Stream)):
         return dict(column=source.column, limit=source.limit, rule=source.rule, streaming=source.streaming)
-    return dict(column=column or old.get('column') or 'text', limit=old.get('limit') if limit is None else limit,
+    return dict(column=column or old.get('column') or 'text', limit=old.get('limit') if limit is None else int(limit),
                 rule=old.get('rule', 1) if old else RULE, streaming=streaming or old.get('streaming', False))
 
 # %% ../nbs/11_train.ipynb #e1b95187
@@ -296,6 +297,12 @@ def new_run(out:Path, config:PicoConfig, s:TrainConfig, source)->Run:
                          "dim or fewer blocks") from None
     return Run(out, model, make_optimizer(model, s), s, source)
 
+def take_up(run:Run, resumed:bool, start:str | None, say):
+    "A run as its last checkpoint has it, or at its first step. What was loaded is free again when this is left."
+    found = on_rank0(lambda: last_saved(run.out, say)) if resumed else None
+    if found: run.load_state_dict(*found)
+    else: run.begin(start)
+
 # %% ../nbs/11_train.ipynb #f9d6d099
 def train(
     out:str | Path,            # run directory, made if needed; a run found there is continued
@@ -308,13 +315,13 @@ def train(
     progress:bool=True,        # show a bar
     streaming:bool=False,      # read the source while it arrives, storing nothing (chapter 01b)
     preset:str=None,           # a name in `PRESETS`; default: `nano` on a processor, `xs` on a GPU
-    start:str=None,            # a trained model to begin from: a directory, a name on the Hub, or 'stories'
+    start:str | Path | None=None, # a trained model to begin from: a directory, a name on the Hub, or 'stories'
 )->Pico:
     "Train a model, or go on with the run in `out`: exactly from its last checkpoint, however it ended."
     out, (rank, size) = local_path(out), world()
     config, s = as_asked(out, config, settings, preset, start)
     old = on_rank0(lambda: begun(out)).get('data', {})            # what is not said is as the run has it
-    how, start = how_read(old, source, column, limit, streaming), start or old.get('start')
+    how, start = how_read(old, source, column, limit, streaming), str(start) if start else old.get('start')
     text = as_source(source, marks=config.marks, **how)
     with enough_memory(): text.prepare(s.batch_size, s.context_len, config.next_tokens, s.seed, rank, size)
     if s.epochs: text.steps(s.epochs, 1)                          # a stream refuses: nobody knows how long it is
@@ -330,9 +337,7 @@ def train(
         show = stack.enter_context(contextlib.closing(Progress(progress and rank == 0)))
         on_rank0(begin)
         stack.enter_context(telling(text, validation, show))
-        found = on_rank0(lambda: last_saved(out, show.say)) if resumed else None
-        if found: run.load_state_dict(*found)
-        else: run.begin(start)
+        take_up(run, resumed, start, show.say)
         with enough_memory(): session(run, validation, stop, show)
     run.use_ema()
     return run.model.eval()

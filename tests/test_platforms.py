@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 import pytest
+import torch
+import torch.distributed as dist
 import check_sync
 from nbdev_command import nbdev
 from pico.core import InputError
@@ -163,3 +165,19 @@ def test_one_process_or_none_named_is_alone(monkeypatch):
     assert join_group() == (0, 1)
     monkeypatch.delenv('WORLD_SIZE')
     assert join_group() == (0, 1)
+
+def test_processes_on_a_machine_with_a_gpu(monkeypatch):
+    "Two for one GPU are refused, unless they compute on the processor; GPUs need NCCL."
+    groups = []
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    monkeypatch.setattr(dist, 'is_nccl_available', lambda: True)
+    monkeypatch.setattr(dist, 'init_process_group', lambda backend, **how: groups.append(backend))
+    join_group('cpu')
+    assert groups == ['gloo']
+    with pytest.raises(InputError, match='2 processes were started on a machine with 1 GPUs'): join_group()
+    monkeypatch.setattr(dist, 'is_nccl_available', lambda: False)
+    with pytest.raises(InputError, match='NCCL'): join_group('cuda')
+    assert groups == ['gloo']

@@ -188,8 +188,8 @@ def test_a_run_from_a_model(runs):
     assert what_was_asked(runs/'dogs')['config'] == what_was_asked(runs/'cats')['config']
     assert call(*go, '--max_steps', 2) == 0                                # the same command again goes on
     assert call(train_command, runs/'dogs', '--max_steps', 3) == 0         # and without naming it
-    train(runs/'dogs', runs/'dogs.txt', settings=TrainConfig.from_dict(what_was_asked(runs/'dogs')['settings'] |
-                                                                     {'max_steps': 4}), progress=False)
+    settings = TrainConfig.from_dict(what_was_asked(runs/'dogs')['settings'] | {'max_steps': 4})
+    train(runs/'dogs', runs/'dogs.txt', settings=settings, start=runs/'cats', progress=False)       # a path will do
     asked = what_was_asked(runs/'dogs')
     assert (asked['data']['start'], asked['settings']['max_steps']) == (str(runs/'cats'), 4)
 

@@ -610,7 +610,10 @@ def test_compiling_takes_few_graphs_and_is_decided_once(tmp_path, monkeypatch):
     torch._dynamo.utils.counters.clear()
     config = PicoConfig.preset('nano', dim=24, latent_num_blocks=1)
     said = dataclasses.replace(SHORT, max_steps=4, compile='auto')
-    train(tmp_path/'a', TEXT, config, said, TEXT, progress=False)
+    model = train(tmp_path/'a', TEXT, config, said, TEXT, progress=False)
+    # a copy of a compiled stack would compute with the weights of the first
+    assert not any('whole' in vars(stack) for stack in (model.fb_in, model.latent, model.fb_out))
+    assert model.latent.multiple == 1
     counted = torch._dynamo.utils.counters
     assert not counted['graph_break'] and 0 < counted['stats']['unique_graphs'] <= 3
     train(tmp_path/'b', TEXT, config, dataclasses.replace(said, compile='no'), TEXT, progress=False)
