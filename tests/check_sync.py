@@ -48,7 +48,8 @@ def differing_parts(root):
 def unexecuted(root=ROOT):
     "Notebooks that store no output at all, or an error."
     bad = []
-    for p in sorted((root/'nbs').glob('*.ipynb')):
+    for p in sorted((root/'nbs').rglob('*.ipynb')):               # answers, too
+        if '.ipynb_checkpoints' in p.parts: continue
         cells = json.loads(p.read_text(encoding='utf-8'))['cells']
         outputs = [o for c in cells for o in c.get('outputs', [])]
         code = any(c['cell_type'] == 'code' for c in cells)       # a chapter may be prose alone

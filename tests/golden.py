@@ -30,6 +30,9 @@ SHAPES = {
 DESIGN = dict(router='space', latent_carry='yes', heads='chained', heads_every=16)
 PLAIN = dict(router='topk', latent_carry='no', heads='linear', heads_every=1)
 ROUTERS = 'all', 'none', 'space', 'stride', 'random', 'topk', 'threshold', 'predictor', 'tuned', 'whitespace', 'words'
+# today's `nano`
+NOW = SHAPES['nano'] | DESIGN | dict(fb_num_blocks=2, latent_num_blocks=2, latent_capacity_factor=3/16, router='rising',
+                                     positions='relative', latent_summary=True, latent_shift=True, heads_every=32)
 STEPS, ROWS, LENGTH = 20, 2, 256
 
 def cases():
@@ -38,6 +41,8 @@ def cases():
         yield f'{shape} {optimizer}', SHAPES[shape] | DESIGN, optimizer
     for router in ROUTERS: yield f'nano, router {router}', SHAPES['nano'] | PLAIN | dict(router=router), 'adamw'
     yield 'nano, words with carrying', SHAPES['nano'] | DESIGN | dict(router='words'), 'soap'
+    yield 'nano now', NOW, 'soap'
+    yield 'nano now, documents apart', NOW | dict(document_borders=True), 'soap'
 
 def trained(config, optimizer, steps=STEPS):
     "A model after some steps, as `pico.train` takes them."
@@ -49,6 +54,7 @@ def trained(config, optimizer, steps=STEPS):
     model = Pico(PicoConfig.from_dict(config)).train()
     opt = make_optimizer(model, TrainConfig(optimizer=optimizer, learning_rate=4e-3))
     corpus = load_corpus('stories', limit=300_000)
+    model.latent.router.begin(corpus)
     for step in range(steps):
         backward(model, [batch(corpus, step, ROWS, LENGTH, model.config.next_tokens)])
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)

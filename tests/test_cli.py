@@ -512,3 +512,12 @@ def test_both_ways_to_show_a_text_mark_alike():
 
 def test_stories_have_an_end(run, capsys):
     refused(capsys, eval_command, run, 'stories', '--max_bytes', 10**11, words='at most 1,000,000,000 bytes')
+
+@pytest.mark.parametrize('command, args', [(generate_command, ['--prompt', 'Once', '--max_bytes', 5]),
+                                           (eval_command, ['--max_bytes', 300])])
+def test_without_a_directory_it_is_the_model_that_comes_along(command, args, capsys):
+    "Which has the default design."
+    assert call(command, *args) == 0
+    out, err = capsys.readouterr()
+    assert out and err == "no model was named: this is 'stories', which comes with the package\n"
+    assert Pico.from_pretrained('stories').config == PicoConfig.preset('nano')

@@ -354,6 +354,10 @@ def test_lines_have_names_and_say_how_they_were_made(file):
     assert names == sorted(set(names))
     for r in rows: assert {'command', 'date'} <= r.keys(), r['name']
 
+def test_the_readme_shows_what_the_demo_says_of_routers(load, common):
+    said = load('demo').tell(common.Results(EXPERIMENTS/'results'/'demo.jsonl'))
+    assert 'SpaceByte' in said and said in ' '.join((ROOT/'README.md').read_text(encoding='utf-8').split())
+
 def test_the_card_of_the_largest_model_is_that_of_its_line(load, common):
     learned = load('learned')
     line = learned.largest(common.Results(EXPERIMENTS/'results'/'learned.jsonl'))
@@ -370,6 +374,11 @@ def test_the_card_of_the_largest_model_is_that_of_its_line(load, common):
     ('attention_costs', 'costs', []),
     ('train_costs', 'measure', []),
     ('train_costs', 'measure', ['speed']),
+    ('learned', 'run', ['--data', 'nowhere']),
+    ('learned', 'bundled', ['--bundled']),
+    ('remember', 'run', []),
+    ('others', 'pico', ['--data', 'nowhere', '--megabyte', 'nowhere']),
+    ('tokens', 'measure', ['--data', 'nowhere']),
 ])
 def test_what_was_measured_is_not_measured_again(load, monkeypatch, script, measures, args):
     "Lines that were once files have the names that their scripts look for."

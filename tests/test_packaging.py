@@ -254,8 +254,9 @@ def test_wheel_works_in_a_clean_environment(tmp_path):
                    capture_output=True)
     wheel, = tmp_path.glob('*.whl')
     names = zipfile.ZipFile(wheel).namelist()
-    for p in [*(ROOT/'pico').glob('*.py'), *(ROOT/'pico'/'template').glob('*')]:
-        assert str(p.relative_to(ROOT)) in names
+    for p in [*(ROOT/'pico').glob('*.py'), *(ROOT/'pico'/'template').glob('*'), *(ROOT/'pico'/'models').glob('*/*')]:
+        assert p.relative_to(ROOT).as_posix() in names
+    assert wheel.stat().st_size < 3_000_000
     subprocess.run([sys.executable, '-m', 'venv', tmp_path/'v'], check=True)
     pip = subprocess.run([tmp_path/'v/bin/python', '-m', 'pip', 'install', '-q', wheel, 'torch<2.14'],
                          capture_output=True, text=True)
@@ -266,6 +267,9 @@ def test_wheel_works_in_a_clean_environment(tmp_path):
     out = subprocess.run([tmp_path/'v/bin/pico-generate', tmp_path/'r', '--prompt', 'Once', '--max_bytes', '20'],
                          capture_output=True, text=True, cwd=tmp_path)
     assert out.returncode == 0 and out.stdout.startswith('Once'), out.stderr
+    out = subprocess.run([tmp_path/'v/bin/pico-generate', '--prompt', 'Once', '--max_bytes', '20'],
+                         capture_output=True, text=True, cwd=tmp_path)
+    assert out.returncode == 0 and out.stdout.startswith('Once') and "'stories'" in out.stderr, out.stderr
     out = subprocess.run([tmp_path/'v/bin/pico-page', tmp_path/'r', tmp_path/'r.html', '--max_bytes', '300'],
                          capture_output=True, text=True, cwd=tmp_path)
     assert out.returncode == 0 and '</html>' in (tmp_path/'r.html').read_text(), out.stderr

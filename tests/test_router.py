@@ -98,7 +98,7 @@ def test_flops_count_the_router_and_what_was_routed():
 FLOPS = dict(all=147168, none=118080, space=125352, stride=125352, random=125352, topk=125496, threshold=125496,
              predictor=127374, tuned=125502, whitespace=125352, words=125502, rising=125502)
 
-@pytest.mark.parametrize('router', ROUTERS)
+@pytest.mark.parametrize('router', FLOPS)
 def test_counting_operations_draws_nothing_and_counts_what_it_did(router):
     state = torch.get_rng_state()
     config = PicoConfig.from_dict(TINY | dict(router=router, latent_capacity_factor=.25))

@@ -1,7 +1,7 @@
 """What did it learn? The claims of the original's README, at three sizes, on real stories and on the built-in ones.
 
-    python nbs/experiments/learned.py --data DIR                              # six models, four hours each; resumable
-    python nbs/experiments/learned.py --data DIR --only nano --corpora russian --minutes 60
+    python nbs/experiments/learned.py --data DIR                              # the eight runs of chapter 20; resumable
+    python nbs/experiments/learned.py --data DIR --only nano --corpora russian --minutes 60 --threads 1
     python nbs/experiments/learned.py --bundled                               # the model that comes along, not trained
     python nbs/experiments/learned.py --card                                  # 10m.md, from the line of the largest
 
@@ -35,12 +35,15 @@ SIZES = {'nano': SHAPES['nano'] | dict(fb_num_blocks=2, latent_num_blocks=2), 'x
 RATES = {'nano': 8e-3, 'xs': 6e-3, '10m': 4e-3}
 INTERVALS = {'nano': 1000, 'xs': 500, '10m': 200}     # steps between validations, and between checkpoints
 PROMPTS = {'stories': 'Once upon a time', 'russian': 'Жила-была'}
+# those of chapter 20: size, corpus, minutes, threads
+RUNS = [('nano', 'russian', 30, 1), ('nano', 'russian', 100, 1), ('xs', 'russian', 40, 1), ('xs', 'russian', 120, 1),
+        ('10m', 'russian', 120, 1), ('10m', 'russian', 145, 2), ('xs', 'stories', 30, 1), ('10m', 'stories', 100, 1)]
 TEXTS, LENGTH = 16, 600              # that are written to see which words exist, and the bytes of each
 
-def settings(size, a):
+def settings(size, minutes, a):
     "How a model of a size is trained."
     return TrainConfig(optimizer='soap', context_len=a.length, batch_size=a.rows, learning_rate=RATES[size],
-                       min_lr_ratio=0., warmup_steps=200, average=.97, repeats=a.repeats, max_minutes=a.minutes,
+                       min_lr_ratio=0., warmup_steps=200, average=.97, repeats=a.repeats, max_minutes=minutes,
                        validation_interval=a.interval or INTERVALS[size], validation_bytes=50_000,
                        checkpoint_interval=a.interval or INTERVALS[size])
 
@@ -111,13 +114,13 @@ def texts(name, data, smoke):
     if name == 'stories': return whole, new_stories(60, seed=2), new_stories(80, seed=SEED)
     return *before_last(whole, 200_000), text(name, 'validation', data)
 
-def run(size, name, a, many):
+def run(size, name, minutes, threads, a, many):
     "Train a model as long as it may, and measure it."
     corpus, validation, held = texts(name, a.data, a.smoke)
-    folder = a.runs/f'{size}-{name}-{a.minutes:g}-{a.threads}-{a.rows}x{a.length}-{a.repeats:g}'
+    folder = a.runs/f'{size}-{name}-{minutes:g}-{threads}-{a.rows}x{a.length}-{a.repeats:g}'
     shape = config(size, **SIZES[size] | DESIGN)
-    torch.set_num_threads(a.threads)
-    model = train(folder, corpus, shape, settings(size, a), validation)
+    torch.set_num_threads(threads)
+    model = train(folder, corpus, shape, settings(size, minutes, a), validation)
     curve = [(round(m['seconds']), m['step'] * a.rows * a.length, round(m['validation_bpb'], 4))
              for m in read_metrics(folder) if m.get('validation_bpb') is not None]
     return dict(parameters=model.num_parameters(), curve=curve) | measured(model, name, corpus, held, many)
@@ -125,7 +128,7 @@ def run(size, name, a, many):
 def bundled(a, many):
     "Measure the model that comes along with the package, which learned from the built-in stories."
     corpus, _, held = texts('stories', a.data, a.smoke)
-    torch.set_num_threads(a.threads)
+    torch.set_num_threads(a.threads or 1)
     model = Pico.from_pretrained('stories')
     return dict(parameters=model.num_parameters()) | measured(model, 'stories', corpus, held, many)
 
@@ -205,8 +208,8 @@ def main(args=None):
     p.add_argument('--runs', type=Path, default=Path('runs/learned'), metavar='RUNS', help='where the models train')
     p.add_argument('--only', nargs='*', choices=SIZES, default=list(SIZES), metavar='SIZE')
     p.add_argument('--corpora', nargs='*', choices=PROMPTS, default=list(PROMPTS))
-    p.add_argument('--minutes', type=float, default=240)
-    p.add_argument('--threads', type=int, default=2)
+    p.add_argument('--minutes', type=float, help='of training; default: as in chapter 20')
+    p.add_argument('--threads', type=int, help='default: as in chapter 20')
     p.add_argument('--repeats', type=float, default=.15, help='of the training: the part in which rows are repeated')
     p.add_argument('--length', type=int, default=2048, help='bytes in a row')
     p.add_argument('--rows', type=int, default=2)
@@ -219,19 +222,22 @@ def main(args=None):
         return
     a.interval, many = None, dict(bytes=200_000, texts=TEXTS, stories=200)
     if a.smoke:
-        a.only, a.corpora, a.minutes, a.length, a.interval = ['nano'], ['stories'], .005, 128, 2
+        a.only, a.corpora, a.minutes, a.threads, a.length, a.interval = ['nano'], ['stories'], .005, 2, 128, 2
         a.runs, many = a.results.file.parent/'runs', dict(bytes=500, texts=1, stories=2)
     if 'russian' in a.corpora and not (a.data or a.bundled): p.error('Russian stories need --data DIR')
-    asked = [('bundled', 'stories')] if a.bundled else [(s, c) for s in a.only for c in a.corpora]
-    for size, name in part(asked, a.part):
-        line = (f'{size}, {name}, {a.minutes:g} minutes of {a.threads} threads, '
-                f'{a.rows} x {a.length}, repeats {a.repeats:g}')
-        if a.bundled: line = 'the model that comes along'
+    if a.bundled: asked = [('bundled', 'stories', None, a.threads or 1)]
+    elif a.minutes: asked = [(s, c, a.minutes, a.threads or 1) for s in a.only for c in a.corpora]
+    else: asked = [r for r in RUNS if r[0] in a.only and r[1] in a.corpora and a.threads in (None, r[3])]
+    for size, name, minutes, threads in part(asked, a.part):
+        line = 'the model that comes along'
+        if minutes:
+            line = (f'{size}, {name}, {minutes:g} minutes of {threads} threads, {a.rows} x {a.length}, '
+                    f'repeats {a.repeats:g}')
         if a.results.find(line): continue
-        how = {} if a.bundled else dict(minutes=a.minutes, threads=a.threads)
-        found = bundled(a, many) if a.bundled else run(size, name, a, many)
+        how = {} if a.bundled else dict(minutes=minutes, threads=threads)
+        found = bundled(a, many) if a.bundled else run(size, name, minutes, threads, a, many)
         a.results.add(dict(name=line, size=size, corpus=name) | how | found |
-                      stamp(a.command, source(name, a.data), a.threads))
+                      stamp(a.command, source(name, a.data), threads))
         print(f"{line}: {found['bpb']:.4f} bits per byte", flush=True)
 
 if __name__ == '__main__': main()
