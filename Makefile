@@ -31,6 +31,7 @@ lint: $(VENV)/.ok
 
 test-slow: $(VENV)/.ok
 	$(ONE) $(BIN)/python -m pytest -n 2 -q -m slow
+	$(ONE) $(BIN)/python tests/nbdev_command.py test --n_workers 1 --flags slow --path nbs/07a_first_pico.ipynb
 
 # The page of chapter 14a in headless browsers. Debian: apt-get install chromium chromium-driver firefox-esr
 test-browser: $(VENV)/.ok

@@ -134,6 +134,7 @@ def compile_model(
     least = PAYS_BACK.get(x.device.type, PAYS_BACK['cpu'])
     if how == 'auto' and minutes < least: say(f'not compiled: that pays in runs of more than {least} minutes')
     if how == 'no' or how == 'auto' and minutes < least: return False
+    say('the blocks are compiled first, which takes about a minute')
     for stack in (model.fb_in, model.latent, model.fb_out):       # in the place of the method
         stack.whole = torch.compile(stack.whole, dynamic=False) # type: ignore[method-assign]  # on purpose
     # each new shape is compiled again

@@ -54,18 +54,23 @@ def hesitation(model, text:str)->dict:
     first = letters & ~np.concatenate([[False], letters[:-1]])
     rest = letters & ~first
     a, b = np.nanmean(bits[first]), np.nanmean(bits[rest])
+    where, why = 'Not at the beginnings of words.', ''
+    if b < .9*a:
+        where = 'At the beginnings of words.'
+        why = 'Which word comes is the choice; once it has begun there are few ways to go on. '
     return dict(title='Hesitation', text=text, question='Where does it hesitate, and why there?',
-                answer=f'At the beginnings of words. A first letter costs {a:.2f} bits here, those after it {b:.2f}. '
-                       'Which word comes is the choice; once it has begun there are few ways to go on. '
+                answer=f'{where} A first letter costs {a:.2f} bits here, those after it {b:.2f}. {why}'
                        'Point at a dark letter and see which words it had in mind.')
 
 def depth(model, text:str)->dict:
     "What are the latent blocks for?"
     on, off = (np.nanmean(costs(model, text, latent)) for latent in (True, False))
+    alone = ('and it was never trained to do with those alone.' if model.config.router != 'none' else
+             'and it was trained so: its router sends no byte through the latent blocks.')
     return dict(title='Depth', text=text, question='Switch the latent blocks off. What becomes of the words?',
                 answer=f'With them a byte of this text costs {on:.2f} bits, without them {off:.2f}. Without, the model '
                        f'sees {model.config.fb_att_window_size} bytes back in each of its few full-byte blocks, '
-                       'and it was never trained to do with those alone.')
+                       f'{alone}')
 
 # %% ../nbs/14a_page.ipynb #14b00016
 def far_fact(

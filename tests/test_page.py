@@ -18,7 +18,7 @@ from pico.evaluate import surprise
 from pico.generate import generate
 from pico.javascript import packed, rounded
 from pico.model import Pico, PicoConfig
-from pico.page import examples, filled, page, page_command, page_data
+from pico.page import depth, examples, filled, hesitation, page, page_command, page_data
 from pico.router import ROUTERS
 from pico.show import characters, classes, coloured, export_parts, part
 from pico.sources import load_corpus
@@ -370,6 +370,16 @@ def test_five_examples_each_with_a_question_and_an_answer(stories):
 def test_other_models_get_other_answers():
     model = random_model('rising')
     assert [e['answer'] for e in examples(model)] != [e['answer'] for e in examples(Pico.from_pretrained('stories'))]
+
+def test_answers_say_what_is_true_of_the_model(monkeypatch):
+    "A model to which all bytes cost the same does not hesitate at words, and one that routes nothing is used to that."
+    for costs, where in ((lambda model, text, latent=True: np.ones(len(text)), 'Not at the beginnings of words.'),
+                         (lambda model, text, latent=True: np.array([1.] + [9. if c == ' ' else 1. for c in text[:-1]]),
+                          'At the beginnings of words.')):
+        monkeypatch.setattr('pico.page.costs', costs)
+        assert hesitation(None, 'the cat sat on the mat')['answer'].startswith(where)
+    for router, used in ('rising', 'never trained'), ('none', 'trained so'):
+        assert used in depth(random_model(router), 'the cat')['answer']
 
 def test_the_command(tmp_path, capsys):
     assert call(page_command, tmp_path/'a.html', '--dtype', 'int8', '--max_bytes', 500) == 0
