@@ -44,6 +44,8 @@ def twice(main, args, out, capsys, *, kept=True):
     ('averages', [], ['stories-wsd-0']),
     ('remember', [], ['stories: all three, 1 x 256, width 96, seed 0, 0.4 s']),
     ('learned', [], ['nano, stories, 0.005 minutes of 2 threads, 2 x 128, repeats 0.15']),
+    ('learned', ['--router', 'none'],
+     ['nano, stories, 0.005 minutes of 2 threads, 2 x 128, repeats 0.15, router none']),
     ('learned', ['--bundled'], ['the model that comes along']),
     ('others', [], ['stories, pico, 0.2 s, seed 0']),
     ('choices', ['--only', 'nano', 'one head'], ['stories-nano-0-0.2', 'stories-one-head-0-0.2']),

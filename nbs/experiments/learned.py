@@ -2,8 +2,11 @@
 
     python nbs/experiments/learned.py --data DIR                              # the eight runs of chapter 20; resumable
     python nbs/experiments/learned.py --data DIR --only nano --corpora russian --minutes 60 --threads 1
+    python nbs/experiments/learned.py --data DIR --only nano --corpora russian --minutes 30 --router none
     python nbs/experiments/learned.py --bundled                               # the model that comes along, not trained
     python nbs/experiments/learned.py --card                                  # 10m.md, from the line of the largest
+
+With another router a line has that router's name, too: `none` is a model that never had latent blocks.
 
 A model trains in a run directory under --runs and goes on from its last checkpoint when the command is started again.
 Its schedule is that of its minutes, so a longer training is another run. It is validated on the end of the training
@@ -26,6 +29,7 @@ from pico.evaluate import bits_per_byte, recall, router_report
 from pico.generate import generate
 from pico.model import Pico
 from pico.record import read_metrics
+from pico.router import ROUTERS
 from pico.stories import floor, story
 from pico.train import TrainConfig, train
 
@@ -117,8 +121,9 @@ def texts(name, data, smoke):
 def run(size, name, minutes, threads, a, many):
     "Train a model as long as it may, and measure it."
     corpus, validation, held = texts(name, a.data, a.smoke)
-    folder = a.runs/f'{size}-{name}-{minutes:g}-{threads}-{a.rows}x{a.length}-{a.repeats:g}'
-    shape = config(size, **SIZES[size] | DESIGN)
+    other = f'-{a.router}' if a.router else ''
+    folder = a.runs/f'{size}-{name}-{minutes:g}-{threads}-{a.rows}x{a.length}-{a.repeats:g}{other}'
+    shape = config(size, **SIZES[size] | DESIGN | (dict(router=a.router) if a.router else {}))
     torch.set_num_threads(threads)
     model = train(folder, corpus, shape, settings(size, minutes, a), validation)
     curve = [(round(m['seconds']), m['step'] * a.rows * a.length, round(m['validation_bpb'], 4))
@@ -199,7 +204,7 @@ def card(r):
 
 def largest(results):
     "The line of the largest model's longest training on Russian stories."
-    its = [r for r in results.rows() if (r['size'], r['corpus']) == ('10m', 'russian')]
+    its = [r for r in results.rows() if (r['size'], r['corpus']) == ('10m', 'russian') and 'router' not in r]
     return max(its, key=lambda r: r['minutes'])
 
 def main(args=None):
@@ -210,6 +215,7 @@ def main(args=None):
     p.add_argument('--corpora', nargs='*', choices=PROMPTS, default=list(PROMPTS))
     p.add_argument('--minutes', type=float, help='of training; default: as in chapter 20')
     p.add_argument('--threads', type=int, help='default: as in chapter 20')
+    p.add_argument('--router', choices=ROUTERS, metavar='ROUTER', help='another one than the default')
     p.add_argument('--repeats', type=float, default=.15, help='of the training: the part in which rows are repeated')
     p.add_argument('--length', type=int, default=2048, help='bytes in a row')
     p.add_argument('--rows', type=int, default=2)
@@ -232,9 +238,9 @@ def main(args=None):
         line = 'the model that comes along'
         if minutes:
             line = (f'{size}, {name}, {minutes:g} minutes of {threads} threads, {a.rows} x {a.length}, '
-                    f'repeats {a.repeats:g}')
+                    f'repeats {a.repeats:g}' + (f', router {a.router}' if a.router else ''))
         if a.results.find(line): continue
-        how = {} if a.bundled else dict(minutes=minutes, threads=threads)
+        how = {} if a.bundled else dict(minutes=minutes, threads=threads) | (dict(router=a.router) if a.router else {})
         found = bundled(a, many) if a.bundled else run(size, name, minutes, threads, a, many)
         a.results.add(dict(name=line, size=size, corpus=name) | how | found |
                       stamp(a.command, source(name, a.data), threads))
