@@ -70,7 +70,7 @@ def depth(model, text:str)->dict:
     return dict(title='Depth', text=text, question='Switch the latent blocks off. What becomes of the words?',
                 answer=f'With them a byte of this text costs {on:.2f} bits, without them {off:.2f}. Without, the model '
                        f'sees {model.config.fb_att_window_size} bytes back in each of its few full-byte blocks, '
-                       f'{alone}')
+                       + alone)
 
 # %% ../nbs/14a_page.ipynb #14b00016
 def far_fact(

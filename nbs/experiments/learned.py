@@ -123,7 +123,7 @@ def run(size, name, minutes, threads, a, many):
     corpus, validation, held = texts(name, a.data, a.smoke)
     other = f'-{a.router}' if a.router else ''
     folder = a.runs/f'{size}-{name}-{minutes:g}-{threads}-{a.rows}x{a.length}-{a.repeats:g}{other}'
-    shape = config(size, **SIZES[size] | DESIGN | (dict(router=a.router) if a.router else {}))
+    shape = config(size, **SIZES[size] | DESIGN | a.changes)
     torch.set_num_threads(threads)
     model = train(folder, corpus, shape, settings(size, minutes, a), validation)
     curve = [(round(m['seconds']), m['step'] * a.rows * a.length, round(m['validation_bpb'], 4))
@@ -226,6 +226,7 @@ def main(args=None):
     if a.card:
         (HERE/'10m.md').write_text(card(largest(a.results)), encoding='utf-8')
         return
+    a.changes = dict(router=a.router) if a.router else {}
     a.interval, many = None, dict(bytes=200_000, texts=TEXTS, stories=200)
     if a.smoke:
         a.only, a.corpora, a.minutes, a.threads, a.length, a.interval = ['nano'], ['stories'], .005, 2, 128, 2
@@ -240,7 +241,7 @@ def main(args=None):
             line = (f'{size}, {name}, {minutes:g} minutes of {threads} threads, {a.rows} x {a.length}, '
                     f'repeats {a.repeats:g}' + (f', router {a.router}' if a.router else ''))
         if a.results.find(line): continue
-        how = {} if a.bundled else dict(minutes=minutes, threads=threads) | (dict(router=a.router) if a.router else {})
+        how = {} if a.bundled else dict(minutes=minutes, threads=threads) | a.changes
         found = bundled(a, many) if a.bundled else run(size, name, minutes, threads, a, many)
         a.results.add(dict(name=line, size=size, corpus=name) | how | found |
                       stamp(a.command, source(name, a.data), threads))
