@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from .alibi import POSITIONS, alibi_slopes, rotate, turns
 from .attention import attention, beginnings
-from .cache import KVCache, Plan, ShiftedKVCache
+from .cache import KVCache, StepPlan, ShiftedKVCache
 
 # %% ../nbs/04_block.ipynb #16ba4228
 class Normed(torch.autograd.Function):
@@ -147,7 +147,7 @@ class Attention(nn.Module):
     def forward(self,
         x:Tensor,           # (B, T, D)
         cache:KVCache=None, # continue what it holds; updated in place
-        plan:Plan=None,     # of this step, for all blocks of a stack; None = the cache makes one
+        plan:StepPlan=None, # of this step, for all blocks of a stack; None = the cache makes one
         turn:tuple=None,    # of this step; None = made here where it is needed
         slopes:Tensor=None, # (H,) or (H, W+1) what distances add, that of the stack; None = the layer's own
         documents:Tensor=None, # (B, T) which document each byte belongs to, without a cache; None = all are one
@@ -197,7 +197,7 @@ class Block(nn.Module):
     def forward(self,
         x:Tensor,           # (B, T, D)
         cache:KVCache=None, # continue what it holds; updated in place
-        plan:Plan=None,     # of this step; None = the cache makes one
+        plan:StepPlan=None, # of this step; None = the cache makes one
         turn:tuple=None,    # of this step; None = made where it is needed
         slopes:Tensor=None, # (H,) or (H, W+1) what distances add, that of the stack; None = the layer's own
         documents:Tensor=None, # (B, T) which document each byte belongs to, without a cache; None = all are one

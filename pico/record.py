@@ -215,11 +215,11 @@ class Progress:
         text = (f"step {m['step']}, loss {m['loss']:.3f}, {m['bpb']:.3f} bits per byte, "
                 f"{m['bytes_per_second']:,.0f} bytes/s, {span(left)} left")
         if self.bar is not None:
-            self.bar.n, self.next = min(fraction_done, 1.), now + .1
+            self.bar.n, self.next = min(1., fraction_done), now + .1
             with contextlib.suppress(OSError): self.bar.set_description_str(text)
         else:
             self.next = now + min(max(10, now/10), 600)
-            self.say(f'{fraction_done:4.0%} {text}')
+            self.say(f'{min(1., fraction_done):4.0%} {text}')
 
     def wait(self, text:str):
         "What the bar says before there is a step to show."

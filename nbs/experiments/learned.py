@@ -1,6 +1,6 @@
 """What did it learn? The claims of the original's README, at three sizes, on real stories and on the built-in ones.
 
-    python nbs/experiments/learned.py --data DIR                              # the eight runs of chapter 20; resumable
+    python nbs/experiments/learned.py --data DIR                              # all runs of chapter 20; resumable
     python nbs/experiments/learned.py --data DIR --only nano --corpora russian --minutes 60 --threads 1
     python nbs/experiments/learned.py --data DIR --only nano --corpora russian --minutes 30 --router none
     python nbs/experiments/learned.py --bundled                               # the model that comes along, not trained
@@ -39,9 +39,13 @@ SIZES = {'nano': SHAPES['nano'] | dict(fb_num_blocks=2, latent_num_blocks=2), 'x
 RATES = {'nano': 8e-3, 'xs': 6e-3, '10m': 4e-3}
 INTERVALS = {'nano': 1000, 'xs': 500, '10m': 200}     # steps between validations, and between checkpoints
 PROMPTS = {'stories': 'Once upon a time', 'russian': 'Жила-была'}
-# those of chapter 20: size, corpus, minutes, threads
-RUNS = [('nano', 'russian', 30, 1), ('nano', 'russian', 100, 1), ('xs', 'russian', 40, 1), ('xs', 'russian', 120, 1),
-        ('10m', 'russian', 120, 1), ('10m', 'russian', 145, 2), ('xs', 'stories', 30, 1), ('10m', 'stories', 100, 1)]
+# those of chapter 20: size, corpus, minutes, threads, router
+RUNS = [('nano', 'russian', 30, 1, None), ('nano', 'russian', 100, 1, None), ('xs', 'russian', 40, 1, None),
+        ('xs', 'russian', 120, 1, None), ('10m', 'russian', 120, 1, None), ('10m', 'russian', 145, 2, None),
+        ('xs', 'stories', 30, 1, None), ('10m', 'stories', 100, 1, None)]
+# what routing brings: each size with its router, and beside it, at the same time, without latent blocks
+RUNS += [(size, 'russian', minutes, 1, router)
+         for size, minutes in (('nano', 10), ('xs', 20), ('10m', 50)) for router in (None, 'none')]
 TEXTS, LENGTH = 16, 600              # that are written to see which words exist, and the bytes of each
 
 def settings(size, minutes, a):
@@ -118,12 +122,12 @@ def texts(name, data, smoke):
     if name == 'stories': return whole, new_stories(60, seed=2), new_stories(80, seed=SEED)
     return *before_last(whole, 200_000), text(name, 'validation', data)
 
-def run(size, name, minutes, threads, a, many):
+def run(size, name, minutes, threads, router, a, many):
     "Train a model as long as it may, and measure it."
     corpus, validation, held = texts(name, a.data, a.smoke)
-    other = f'-{a.router}' if a.router else ''
+    other = f'-{router}' if router else ''
     folder = a.runs/f'{size}-{name}-{minutes:g}-{threads}-{a.rows}x{a.length}-{a.repeats:g}{other}'
-    shape = config(size, **SIZES[size] | DESIGN | a.changes)
+    shape = config(size, **SIZES[size] | DESIGN | (dict(router=router) if router else {}))
     torch.set_num_threads(threads)
     model = train(folder, corpus, shape, settings(size, minutes, a), validation)
     curve = [(round(m['seconds']), m['step'] * a.rows * a.length, round(m['validation_bpb'], 4))
@@ -226,23 +230,24 @@ def main(args=None):
     if a.card:
         (HERE/'10m.md').write_text(card(largest(a.results)), encoding='utf-8')
         return
-    a.changes = dict(router=a.router) if a.router else {}
     a.interval, many = None, dict(bytes=200_000, texts=TEXTS, stories=200)
     if a.smoke:
         a.only, a.corpora, a.minutes, a.threads, a.length, a.interval = ['nano'], ['stories'], .005, 2, 128, 2
         a.runs, many = a.results.file.parent/'runs', dict(bytes=500, texts=1, stories=2)
     if 'russian' in a.corpora and not (a.data or a.bundled): p.error('Russian stories need --data DIR')
-    if a.bundled: asked = [('bundled', 'stories', None, a.threads or 1)]
-    elif a.minutes: asked = [(s, c, a.minutes, a.threads or 1) for s in a.only for c in a.corpora]
-    else: asked = [r for r in RUNS if r[0] in a.only and r[1] in a.corpora and a.threads in (None, r[3])]
-    for size, name, minutes, threads in part(asked, a.part):
+    if a.bundled: asked = [('bundled', 'stories', None, a.threads or 1, None)]
+    elif a.minutes: asked = [(s, c, a.minutes, a.threads or 1, a.router) for s in a.only for c in a.corpora]
+    else: asked = [r for r in RUNS if r[0] in a.only and r[1] in a.corpora and a.threads in (None, r[3]) and
+                   a.router in (None, r[4])]
+    for size, name, minutes, threads, router in part(asked, a.part):
         line = 'the model that comes along'
         if minutes:
             line = (f'{size}, {name}, {minutes:g} minutes of {threads} threads, {a.rows} x {a.length}, '
-                    f'repeats {a.repeats:g}' + (f', router {a.router}' if a.router else ''))
+                    f'repeats {a.repeats:g}' + (f', router {router}' if router else ''))
         if a.results.find(line): continue
-        how = {} if a.bundled else dict(minutes=minutes, threads=threads) | a.changes
-        found = bundled(a, many) if a.bundled else run(size, name, minutes, threads, a, many)
+        how = {} if a.bundled else dict(minutes=minutes, threads=threads)
+        if router: how['router'] = router
+        found = bundled(a, many) if a.bundled else run(size, name, minutes, threads, router, a, many)
         a.results.add(dict(name=line, size=size, corpus=name) | how | found |
                       stamp(a.command, source(name, a.data), threads))
         print(f"{line}: {found['bpb']:.4f} bits per byte", flush=True)
