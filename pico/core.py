@@ -153,9 +153,8 @@ def _classes():
     table = np.full(256, BYTE_CLASSES.index('invalid'), np.uint8)
     for b in range(128):
         c = chr(b)
-        name = ('letter' if c.isalpha() else 'digit' if c.isdigit() else 'space' if c in ' \t\n\r' else
-                'punctuation' if c.isprintable() else 'control')
-        table[b] = BYTE_CLASSES.index(name)
+        fits = dict(letter=c.isalpha(), digit=c.isdigit(), space=c in ' \t\n\r', punctuation=c.isprintable(), control=True)
+        table[b] = BYTE_CLASSES.index(next(name for name in fits if fits[name]))
     table[0x80:0xC0], table[0xC2:0xF5] = BYTE_CLASSES.index('continuation'), BYTE_CLASSES.index('lead')
     return table
 
@@ -181,7 +180,8 @@ def pick_device(
     if kind != 'cuda': return torch.device(kind)
     cards = torch.cuda.device_count()                             # each process of a machine takes one of its own
     rank = os.environ.get('LOCAL_RANK', '0')                      # chapter 10a refuses what is no number
-    n = int(number) if number else int(rank) % cards if rank.isdecimal() else 0
+    own = int(rank) % cards if rank.isdecimal() else 0
+    n = int(number) if number else own
     if n >= cards: raise InputError(f"device={name!r} is not there on this machine: it has {cards}, numbered from 0")
     return torch.device('cuda', n)
 

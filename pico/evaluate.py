@@ -286,7 +286,7 @@ def judged(scores:np.ndarray)->tuple: # right (a tie counts in part), share of t
     "What log2-probabilities of the candidates, the right one first, say of a fact."
     better, ties = int((scores > scores[0]).sum()), int((scores == scores[0]).sum())
     p = np.exp2(scores - scores.max())
-    return 0. if better else 1/ties if ties else math.nan, p[0]/p.sum(), 1/len(scores), better + (1+ties)/2
+    return (better == 0)/ties if ties else math.nan, p[0]/p.sum(), 1/len(scores), better + (1+ties)/2
 
 # %% ../nbs/08_evaluate.ipynb #fc043271
 def _asked(story, far:int)->list:

@@ -52,7 +52,8 @@ def packed(
     if dtype not in DTYPES: raise InputError(f"dtype={dtype!r} is unknown: use one of {', '.join(DTYPES)}")
     parts, data, start = [], [], 0
     for name, t in model.state_dict().items():
-        kind = 'bool' if t.dtype == torch.bool else dtype if t.dim() > 1 else 'float32'
+        kind = dtype if t.dim() > 1 else 'float32'
+        if t.dtype == torch.bool: kind = 'bool'
         if not t.isfinite().all():
             raise InputError(f"{name} holds numbers that are not finite: use an earlier checkpoint")
         if kind == 'float16' and t.abs().max() > 65504:

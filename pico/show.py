@@ -137,7 +137,8 @@ def told(
 )->str:
     "What the mouse says of a character; nothing where nothing is known but its bytes."
     cost = [] if bits != bits else [f'{bits:.2f} bits']
-    how = [] if not routed else ['routed' if weight is None else f'routed, weight {weight:.2f}']
+    how = []
+    if routed: how.append('routed' if weight is None else f'routed, weight {weight:.2f}')
     return ' · '.join([data.hex(' '), *cost, *how]) if cost or how else ''
 
 def coloured(

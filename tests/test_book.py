@@ -101,6 +101,21 @@ def test_cells_functions_and_modules_have_a_size():
             if not isinstance(node, ast.FunctionDef): continue
             assert node.end_lineno - node.lineno < 40, f'{p.name}: {node.name} has more than 40 lines'
 
+def nested(code):
+    "Lines with a conditional expression inside another."
+    found = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.IfExp)]
+    return [n.lineno for n in found if any(isinstance(m, ast.IfExp) for m in ast.walk(n) if m is not n)]
+
+def test_no_conditional_expression_is_in_another():
+    assert nested('a = 1 if b else 2 if c else 3') == [1] and nested('a = 1 if b else 2') == []
+    scripts = [*(ROOT/'pico').glob('*.py'), *(ROOT/'nbs'/'experiments').glob('*.py'), *(ROOT/'tests').glob('*.py')]
+    assert [(p.name, found) for p in scripts if (found := nested(p.read_text(encoding='utf-8')))] == []
+    for p in NOTEBOOKS:
+        for c in cells(p):
+            code = ''.join(c['source'])
+            if c['cell_type'] != 'code' or code.startswith('%%'): continue
+            assert not nested(re.sub(r'(?m)^(\s*)[%!].*', r'\1pass', code)), f'{p.name}: {code[:200]}'
+
 # links to where a chapter can be run without installing anything
 
 def test_chapters_hold_the_links_that_the_address_gives(): assert list(links.differing()) == []

@@ -158,6 +158,22 @@ def test_two_settings_side_by_side(b):
     b.click("$('compare')")
     b.until('sides.length === 1')
 
+def test_it_fits_a_telephone(b):
+    "Nothing sticks out to the side, of one text or of two, and what one needs is large enough to be touched."
+    b.command('browsingContext.setViewport', context=b.context, viewport=dict(width=375, height=700))
+    try:
+        b.until('innerWidth === 375')
+        for sides in (1, 2):
+            if sides == 2: b.click("$('compare')")
+            b.until(f'sides.length === {sides}')
+            read(b, sides - 1)
+            assert b.js('document.documentElement.scrollWidth') <= 375
+            edges = b.js("""[...document.querySelectorAll('button, select, input, textarea, .pane')]
+                .map(e => e.getBoundingClientRect()).filter(r => r.width).map(r => [r.left, r.right])""")
+            assert min(left for left, _ in edges) >= 0 and max(right for _, right in edges) <= 375
+        assert b.js("$('write').getBoundingClientRect().height") >= 24
+    finally: b.command('browsingContext.setViewport', context=b.context, viewport=None)
+
 def test_every_example_has_a_question_and_an_answer(b):
     for i in range(5):
         b.click(f"$('examples').querySelectorAll('button')[{i}]")

@@ -97,6 +97,19 @@ def test_models_are_trained_and_write(load, tmp_path, capsys):
     bounds, written = lines(out)
     assert written == row and bounds['name'] == 'bounds-stories-nano' and set(bounds['temperatures']) == {'0', '0.8'}
 
+def test_a_vocabulary_spells_every_byte(load):
+    "What is no text, too: no byte is lost, and text takes fewer units than bytes."
+    tokens = load('tokens')
+    letters = tokens.letters_of_bytes()
+    assert len(set(letters)) == 256 and letters[ord('A')] == 'A' and all(c.isprintable() for c in letters)
+    pytest.importorskip('tokenizers')
+    units = tokens.BPE([b'the cat and the dog and the cat', 'да и нет'.encode()], 280)
+    text, odd = b'the cat and the dog', bytes(range(256)) + 'да'.encode() + b'\xff the \xe2\x82'
+    for data in (text, odd, b''):
+        spelt = ''.join(units.model.id_to_token(i) for i in units.encode(data))
+        assert bytes(letters.index(c) for c in spelt) == data
+    assert len(units.encode(text)) < len(text) / 2 and max(units.encode(odd)) < units.begin == 280
+
 def test_the_demo_is_trained_as_its_experiment_says(load):
     flags = re.search(r'pico-train runs/demo stories --preset nano (.*)', (ROOT/'Makefile').read_text())[1].split()
     given = {k.removeprefix('--'): float(v) for k, v in zip(flags[::2], flags[1::2], strict=True)}

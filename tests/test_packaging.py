@@ -33,6 +33,8 @@ def test_readme_and_index_tell_the_same():
 def test_readme_is_short():
     words = re.sub(r'\]\([^)]*\)', ']', re.sub(r'^```.*?^```', '', README, flags=re.S | re.M)).replace('|', ' ').split()
     assert sum(any(c.isalnum() for c in w) for w in words) <= 900
+    assert len(re.findall(r'^\* ', README.split('## ')[0], re.M)) == 3                 # what is unusual
+    assert max(len(re.findall(r'^[^…\n].*', block, re.M)) for kind, block in BLOCKS if not kind) <= 8     # of an output
     for line in README.splitlines():
         if line.startswith('|'): assert all(len(cell.split()) <= 15 for cell in line.split('|')), line
 

@@ -430,7 +430,8 @@ def main(args=None):
         if asked and not a.out: a.results = Results(a.results.file.with_name(f'{name}.jsonl'))
     for trial in trials(a):
         if a.results.find(trial.name): continue
-        row = follow(trial, a.data) if a.follow else run(trial, a.data, a.deviate, a.runs, **SMOKE if a.smoke else {})
+        how = SMOKE if a.smoke else {}
+        row = follow(trial, a.data) if a.follow else run(trial, a.data, a.deviate, a.runs, **how)
         a.results.add(row | stamp(a.command, source(trial.corpus, a.data, trial.held_out)))
         print(f"{trial.name}: {row['bpb']:.4f} bits per byte, {row['routed']:.1%} routed", flush=True)
 

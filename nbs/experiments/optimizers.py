@@ -191,7 +191,8 @@ def speed(preset, public, heavy=False, smoke=False):
     torch.manual_seed(0)
     model = Pico(config(preset)).train()
     # steps to get going (bases, memory, compilation), then two refresh periods
-    begin, steps = (1, 1) if smoke else (14 if heavy else 3, 20)
+    begin, steps = 14 if heavy else 3, 20
+    if smoke: begin, steps = 1, 1
     makers = competitors(model.config.dim, public, heavy)
     result = dict(stage='speed', preset=preset, parameters=model.num_parameters(),
                   steps=step_times(makers, [p.shape for p in model.parameters()], begin, steps))

@@ -183,7 +183,8 @@ def main(args=None):
     p.add_argument('--seconds', type=float, default=300.)
     p.add_argument('--steps', type=int, help='of a short run, to see that it works')
     a = p.parse_args(args)
-    more = dict(seconds=a.seconds) if a.peer == 'megabyte' else dict(steps=a.steps) if a.steps else {}
+    more = dict(steps=a.steps) if a.steps else {}
+    if a.peer == 'megabyte': more = dict(seconds=a.seconds)
     print(json.dumps(PEERS[a.peer](a.folder, a.text, **more)))
 
 if __name__ == '__main__': main()
