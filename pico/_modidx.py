@@ -447,6 +447,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'pico.model.Output': ('model.html#output', 'pico/model.py'),
                             'pico.model.Pico': ('model.html#pico', 'pico/model.py'),
                             'pico.model.Pico.__init__': ('model.html#pico.__init__', 'pico/model.py'),
+                            'pico.model.Pico.as_built': ('model.html#pico.as_built', 'pico/model.py'),
                             'pico.model.Pico.describe': ('model.html#pico.describe', 'pico/model.py'),
                             'pico.model.Pico.forward': ('model.html#pico.forward', 'pico/model.py'),
                             'pico.model.Pico.in_pieces': ('model.html#pico.in_pieces', 'pico/model.py'),

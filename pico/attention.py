@@ -285,6 +285,7 @@ def attention(
 )->Tensor:               # (B, H, T, K)
     "Causal windowed grouped-query attention with ALiBi (arXiv 2108.12409, 2305.13245)."
     check_arguments(q, k, v, window, slopes, q_pos, k_pos, documents)
+    if not q.numel(): return torch.zeros_like(q)
     if q_pos is not None:
         of:tuple = q_pos, k_pos, documents
         return attention_dense(q, k, v, window, slopes, *of)

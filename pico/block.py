@@ -50,6 +50,7 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x:Tensor)->Tensor: # (..., D)
         "Every vector at unit root mean square, times the weight."
         D, w = x.shape[-1], self.weight
+        if x.dtype.itemsize < 4: return F.rms_norm(x.float(), (D,), w.float(), self.eps).to(x.dtype)
         elsewhere = x.device.type != 'cpu' or torch.compiler.is_compiling()    # where steps are fused anyway
         if elsewhere or x.dtype != w.dtype or self.eps is not None: return super().forward(x)
         if x.numel() > 64*D: return Normed.apply(x, w)
@@ -62,8 +63,9 @@ def rms(
     x:Tensor, # (..., D)
 )->Tensor:    # (...)
     "The root mean square of each vector, as a norm sees it: with its epsilon."
-    length = torch.linalg.vector_norm(x, dim=-1)
-    return (length*length / x.shape[-1] + torch.finfo(x.dtype).eps).sqrt()
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    length = torch.linalg.vector_norm(wide, dim=-1)
+    return (length*length / x.shape[-1] + torch.finfo(wide.dtype).eps).sqrt().to(x.dtype)
 
 # %% ../nbs/04_block.ipynb #6d116fd8
 class SwiGLU(nn.Module):

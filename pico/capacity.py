@@ -92,7 +92,8 @@ class PredictorRouter(TopKRouter):
 
     def forward(self, x, values, before, position, train=False):
         route = super().forward(x, values, before, position, train)
-        route.guess = self.predict(F.rms_norm(x.detach(), x.shape[-1:]))[...,0]
+        eps = 2**-23 if x.dtype.itemsize < 4 else None            # as a norm's, chapter 04
+        route.guess = self.predict(F.rms_norm(x.detach(), x.shape[-1:], eps=eps))[...,0]
         if route.guess.dtype != torch.float64: route.guess = route.guess.float()
         if train and self.training: self.quantile.count(route.guess)
         if not train: route.chosen = route.guess > self.quantile.value.to(route.guess.dtype)

@@ -153,8 +153,8 @@ def _classes():
     table = np.full(256, BYTE_CLASSES.index('invalid'), np.uint8)
     for b in range(128):
         c = chr(b)
-        fits = dict(letter=c.isalpha(), digit=c.isdigit(), space=c in ' \t\n\r', punctuation=c.isprintable(), control=True)
-        table[b] = BYTE_CLASSES.index(next(name for name in fits if fits[name]))
+        fits = dict(letter=c.isalpha(), digit=c.isdigit(), space=c in ' \t\n\r', punctuation=c.isprintable())
+        table[b] = BYTE_CLASSES.index(next((name for name in fits if fits[name]), 'control'))
     table[0x80:0xC0], table[0xC2:0xF5] = BYTE_CLASSES.index('continuation'), BYTE_CLASSES.index('lead')
     return table
 

@@ -344,7 +344,7 @@ def quick(
     model, # anything that writes
 )->bool:
     "Can it be read by a `Decoder`?"
-    if not isinstance(model, Pico): return False
+    if not isinstance(model, Pico) or not model.as_built(): return False
     weight, factor = model.embedding.weight, type(model.latent.router).factor
     if factor not in (Router.factor, RisingRouter.factor): return False      # one that only PyTorch knows
     return weight.device.type == 'cpu' and weight.dtype in (torch.float32, torch.float64)

@@ -230,7 +230,7 @@ def forward(self:MixtureOfDepths,
     change, positions, counts = self.through(x, values, route, cache, documents)
     if self.carry is None: y, given = unpack(x, change, positions, counts), None
     else:
-        before = x.new_zeros(x[:,0].shape) if cache is None else cache.last[:,-1]
+        before = x.new_zeros(len(x), x.shape[2]) if cache is None else cache.last[:,-1]
         given = carried(change, route.chosen, before, documents)
         y = self.hand_on(x, given, route.chosen)
     if cache is not None: cache.add(values, route.chosen, lengths, given)
@@ -284,7 +284,7 @@ class DepthCache:
         for c in self.kv: c.restart(rows)
         self.spare = self.spare.masked_fill(rows, 0)
         self.last = self.last.masked_fill(rows[:,None,None], 0.)
-        self.recent[:,-1:] |= rows[:,None]                        # no word goes on
+        self.recent = torch.cat([self.recent[:,:-1], self.recent[:,-1:] | rows[:,None]], 1)   # no word goes on
 
 # %% ../nbs/05a_depth.ipynb #c6f479ef
 @patch

@@ -22,12 +22,12 @@ from .model import Pico
 # %% ../nbs/08_evaluate.ipynb #3a253048
 @contextmanager
 def reading(model:Pico):
-    "The model in eval mode without gradients; its mode is restored afterwards."
-    was = model.training
-    model.eval()
+    "The model in eval mode without gradients; the mode of each of its parts is restored afterwards."
+    modes = [(m, m.training) for m in model.modules()]
     try:
-        with torch.inference_mode(): yield
-    finally: model.train(was)
+        with torch.inference_mode(): yield model.eval()
+    finally:
+        for m, was in modes: m.training = was
 
 def as_corpus(data, marks:str)->Corpus: # a corpus, bytes or str
     "A corpus of anything that can be scored, with the marks that the model knows."
@@ -217,6 +217,7 @@ def class_rates(s:Surprise)->dict: # byte class -> (fraction routed, how many by
 @dataclass
 class Report:
     "What a router did on a text."
+    router:str        # its name, which tells what it began from, too
     budget:float      # the capacity factor
     used:float        # fraction of bytes routed
     precision:float   # of the routed bytes, how many stand before a word
@@ -232,15 +233,14 @@ class Report:
     def rows(self)->list: # (what, value) as text
         "The report, line by line."
         rates = [(f'routed: {name}', f'{rate:.1%} of {n:,}') for name, (rate, n) in self.rates.items()]
-        return [('bits per byte, latent blocks on', f'{self.bpb:.4f}'),
+        return [('router', self.router), ('bits per byte, latent blocks on', f'{self.bpb:.4f}'),
                 ('latent blocks off', f'{self.bpb_off:.4f}'),
                 ('budget', f'{self.budget:.1%}'), ('used', f'{self.used:.1%}'),
                 ('word starts: precision', f'{self.precision:.2f}'), ('recall', f'{self.recall:.2f}'),
                 ('F1 (random router)', f'{self.f1:.2f} ({self.random_f1:.2f})'),
                 ('next-byte entropy at routed bytes', f'{self.entropy[0]:.2f} bits'),
                 ('at the others', f'{self.entropy[1]:.2f} bits'),
-                ('leak of the training rule', f'{self.leak:+.4f} bits per byte'),
-                *rates]
+                ('leak of the training rule', f'{self.leak:+.4f} bits per byte'), *rates]
 
     def __str__(self): return '\n'.join(f'{k:36s}{v}' for k,v in self.rows())
     def _repr_markdown_(self): return '| | |\n|---|---|\n' + '\n'.join(f'| {k} | {v} |' for k,v in self.rows())
@@ -259,11 +259,11 @@ def router_report(
         raise InputError("there is nothing to score: give at least one byte of text after the first of the stream")
     def entropy(which): return float(on.entropy[which].mean()) if which.any() else math.nan
     precision, recall, f1, random_f1 = agreement(on.routed, starts_word(on.values, on.text))
-    return Report(budget=model.latent.router.fraction(model.config.latent_capacity_factor),
-                  used=float(on.routed.mean()), precision=precision, recall=recall, f1=f1, random_f1=random_f1,
-                  rates=class_rates(on), entropy=(entropy(on.routed), entropy(~on.routed)),
-                  bpb=float(on.bits[on.scored].mean()), bpb_off=float(off.bits[off.scored].mean()),
-                  leak=leak(model, data, max_bytes=max_bytes))
+    budget = model.latent.router.fraction(model.config.latent_capacity_factor)
+    return Report(router=model.config.router, budget=budget, used=float(on.routed.mean()), precision=precision,
+                  recall=recall, f1=f1, random_f1=random_f1, rates=class_rates(on),
+                  entropy=(entropy(on.routed), entropy(~on.routed)), bpb=float(on.bits[on.scored].mean()),
+                  bpb_off=float(off.bits[off.scored].mean()), leak=leak(model, data, max_bytes=max_bytes))
 
 # %% ../nbs/08_evaluate.ipynb #4975229b
 @dataclass

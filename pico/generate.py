@@ -219,7 +219,7 @@ def rounds(
         for r in live: r.forwards += 1
 
 # %% ../nbs/12_generate.ipynb #680ad42e
-def number(v)->bool: return isinstance(v, (int, float, np.number)) and not isinstance(v, bool)
+def number(v)->bool: return isinstance(v, (int, float, np.integer, np.floating)) and not isinstance(v, bool)
 
 def whole(v)->bool: return isinstance(v, (int, np.integer)) and not isinstance(v, bool) and bool(v >= 0)
 
@@ -267,7 +267,7 @@ def check_choice(o:Options):
 
 def check_drafting(o:Options):
     "Whether and how it is drafted."
-    if not isinstance(o.speculative, (bool, np.bool_, Pace)) and o.speculative != 'auto':
+    if not isinstance(o.speculative, (bool, np.bool_, Pace)) and str(o.speculative) != 'auto':
         raise InputError(f"speculative={o.speculative!r} should be 'auto' (draft where that is faster), True (always), "
                          "False (never), or a `Pace`")
     if o.draft not in ('likely', 'drawn'): raise InputError(f"draft={o.draft!r} should be 'likely' or 'drawn'")

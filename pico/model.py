@@ -18,7 +18,7 @@ from .block import RMSNorm, Stack
 from .depth import DepthCache, MixtureOfDepths
 from .capacity import ROUTERS
 from .router import Route
-from .heads import HEADS
+from .heads import HEADS, ByteHeads, ChainedHeads
 from .pretrained import Files, read_settings
 
 # %% ../nbs/07_model.ipynb #aff78ea5
@@ -175,6 +175,12 @@ class Pico(nn.Module, Files):
     def num_parameters(self)->int:
         "How many numbers are learned."
         return sum(p.numel() for p in self.parameters())
+
+    def as_built(self)->bool:
+        "Does it compute as this class does? Heads of one's own, hooks, and methods that are overridden change that."
+        same = all(getattr(type(self), f) is getattr(Pico, f) for f in ('forward', 'states', 'through', 'in_pieces'))
+        heads = type(self.unembedding).forward in (ByteHeads.forward, ChainedHeads.forward)
+        return same and heads and not any(m._forward_hooks or m._forward_pre_hooks for m in self.modules())
 
     def describe(self)->str:
         "A few sentences for the model card."

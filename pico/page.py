@@ -139,6 +139,8 @@ def page_data(
     c = model.config
     if c.router not in KNOWN:
         raise InputError(f"the page has no router {c.router!r}: it knows {', '.join(sorted(KNOWN))}")
+    if c.heads not in ('linear', 'chained'):
+        raise InputError(f"the page has no heads {c.heads!r}: it knows linear and chained")
     if c.document_borders:
         raise InputError("the page reads one document and has no document_borders: use a model trained without")
     routers = {c.router: f'{c.router}, as trained'} | {k: v for k, v in RULES.items() if k != c.router}

@@ -329,6 +329,7 @@ class RisingRouter(TunedRouter):
         return lambda rows: [pairs[a][b] for new, old in rows for a, b in pairwise([old[-1] if old else -1, *new])]
 
     def factor(self, route): # 1, with a gradient
+        if self.weighs: return super().factor(route)              # a router of one's own
         return 1 + self.reach * (route.weight - route.weight.detach()) if torch.is_grad_enabled() else None
 
 # %% ../nbs/05_router.ipynb #88a56e12

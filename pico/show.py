@@ -151,7 +151,8 @@ def coloured(
     bits, weights = bits or [float('nan')] * len(data), weights or [None] * len(data)
     pieces = []
     for c, a, b in characters(data):
-        deep, cost, weight = any(routed[a:b]), sum(bits[a:b]), next((w for w in weights[a:b] if w is not None), None)
+        deep, cost = any(routed[a:b]), sum(bits[a:b])
+        weight = next((w for w, r in zip(weights[a:b], routed[a:b], strict=True) if r and w is not None), None)
         pieces.append((classes(cost, deep), told(data[a:b], cost, deep, weight), c))
     out = []
     for (names, title), same in groupby(pieces, lambda p: p[:2]):

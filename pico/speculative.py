@@ -153,7 +153,9 @@ def guess(
     drafts, sure = [[] for _ in range(B)], np.ones(B)
     ahead.begin(h)
     for k in range(d):
-        s = ahead.next(last) / max(temperature or 1, 1e-30)        # a draft need not be exact: no float64
+        # a draft need not be exact: no float64
+        s = ahead.next(last) / min(max(temperature or 1, 1e-30), 1e30)
+        if not np.isfinite(s).all(): break                         # nor need it be there
         if top_p is not None: s = scores(s, 1, top_p)
         last = choose(s, None if added is None else added[:,k])
         s -= np.maximum.reduce(s, -1, keepdims=True)

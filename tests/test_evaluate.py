@@ -131,6 +131,9 @@ def test_the_model_is_left_as_it_was():
     m.train()
     with pytest.raises(InputError): bits_per_byte(m, b'')
     with pytest.raises(IndexError): bits_per_byte(m, _Broken())
+    m.latent.router.eval()                                              # frozen, while the rest learns
+    bits_per_byte(m, b'some text')
+    assert not m.latent.router.training and m.fb_in.training
     assert m.training and not torch.is_inference_mode_enabled()
 
 class _Broken(Corpus):
@@ -195,6 +198,7 @@ def test_report_recounted():
     assert str(router_report(m, corpus, chunk=3)) == str(r)
     hit = sum(a and b for a, b in zip(routed, starts, strict=True))
     assert (r.used, r.precision, r.recall) == (np.mean(routed), hit/sum(routed), hit/sum(starts))
+    assert r.router == m.config.router == r.rows()[0][1]
     assert r.budget == m.config.latent_capacity_factor and r.leak == 0
     assert sum(n for _, n in r.rates.values()) == kinds.count(0)
     assert r.rates['digit'][1] == 2 and r.rates['continuation'][1] == 4

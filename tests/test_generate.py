@@ -1,4 +1,5 @@
 "Writing: speculation changes nothing but the number of passes, batches change nothing at all, and endings are found."
+import copy
 import importlib
 import inspect
 import io
@@ -6,6 +7,7 @@ import itertools
 import json
 import math
 import random
+import warnings
 from pathlib import Path
 import numpy as np
 import pytest
@@ -520,6 +522,20 @@ def test_mistakes_are_named(trained, kw, word):
     kw = dict(prompt='a') | kw
     for f in (generate, stream):
         with pytest.raises(InputError, match=word): f(trained, **kw)
+
+def test_what_is_no_option_is_named(trained):
+    for kw in (dict(temperature=np.complex64(1)), dict(speculative=np.array([1, 2]))):
+        with pytest.raises(InputError, match=next(iter(kw))): generate(trained, 'a', 3, **kw)
+
+def test_a_draft_may_fail_where_a_text_does_not(chained):
+    "Heads 2 to N that say nothing finite end no text, and no temperature overflows."
+    m = copy.deepcopy(chained)
+    with torch.no_grad(): m.unembedding.guess.bias[5] = math.nan
+    for top_p in (None, .9):
+        plain, *others = (generate(m, 'a', 30, speculative=s, top_p=top_p).bytes for s in (False, True, 'auto'))
+        assert all(plain == other for other in others)
+    with warnings.catch_warnings(action='error'):
+        assert len(generate(chained, 'a', 30, temperature=1e39, speculative=True, ignore_end=True).bytes) == 30
 
 def test_no_marks_needs_a_prompt_and_broken_weights_are_told(trained):
     m = like(trained, marks='none')

@@ -9,9 +9,11 @@ from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
 from conftest import ORIGINAL
 from pico.core import InputError
+from pico.evaluate import bits_per_byte
 from pico.model import PRESETS, Pico, PicoConfig
 from pico.alibi import POSITIONS
 from pico.router import ROUTERS
+from pico.stories import story
 
 fast = settings(deadline=None, derandomize=True, max_examples=40)
 few = settings(fast, max_examples=12)    # for each router: without a list of its own it may never be drawn
@@ -288,6 +290,26 @@ def test_weights_of_another_shape_are_named(tmp_path):
     m.save_pretrained(tmp_path)
     (tmp_path/'config.json').write_text(json.dumps(m.config.to_dict() | dict(dim=48)))
     with pytest.raises(InputError, match='shape'): Pico.from_pretrained(tmp_path)
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_numbers_of_sixteen_bits_score_as_those_of_32(dtype):
+    model, text = Pico.from_pretrained('stories'), story(0, seed=7).text[:600]
+    assert bits_per_byte(model.to(dtype), text).bpb == pytest.approx(bits_per_byte(model.float(), text).bpb, abs=.002)
+
+def test_no_bytes_give_no_logits():
+    model = Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1)).eval()
+    nothing = torch.zeros(1, 0, dtype=torch.long)
+    with torch.no_grad():
+        for cache in (None, model.new_cache()): assert model(nothing, cache=cache).logits.shape == (1, 0, 4, 256)
+
+def test_a_cache_of_inference_mode_goes_on_outside_it():
+    "With borders, too, where a document begins anew."
+    torch.manual_seed(1)
+    model = Pico(PicoConfig.preset('nano', dim=24, latent_num_blocks=1, document_borders=True)).double().eval()
+    x, cache = torch.tensor([list(b'\xfea cat\xfea dog ran')]), model.new_cache()
+    with torch.inference_mode(): first = model(x[:,:4], cache=cache).logits
+    with torch.no_grad(): later, whole = model(x[:,4:], cache=cache).logits, model(x).logits
+    torch.testing.assert_close(torch.cat([first, later], 1), whole)
 
 def test_a_cache_does_not_grow_a_graph():
     "Outside `no_grad` what is remembered belongs to nobody's gradient."

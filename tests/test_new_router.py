@@ -14,8 +14,11 @@ from pico.data import Corpus
 from pico.decode import Decoder
 from pico.evaluate import bits_per_byte, router_report
 from pico.generate import generate
+from pico.core import InputError
+from pico.heads import HEADS, ByteHeads
 from pico.model import Pico, PicoConfig
-from pico.router import ROUTERS, Route, Router, TopKRouter, TunedRouter, router
+from pico.page import page
+from pico.router import ROUTERS, RisingRouter, Route, Router, TopKRouter, TunedRouter, router
 from pico.capacity import RunningQuantile
 from pico.costs import flops_per_byte
 from pico.train import TrainConfig, train
@@ -128,5 +131,50 @@ def test_a_part_that_numpy_does_not_know_is_asked_in_pytorch(cls, monkeypatch):
     g = generate(model, bytes(x), 20, temperature=0, ignore_end=True)
     with torch.no_grad(): whole = model(torch.tensor([[0xfe, *x, *g.bytes]])).logits[0,len(x):-1,0]
     assert whole.argmax(-1).tolist() == list(g.bytes)
+
+class Weighed(RisingRouter):
+    "One whose routed bytes have a weight."
+    weighs = True
+
+class Capped(ByteHeads):
+    "Heads of one's own: logits between -3 and 3."
+    def forward(self, *args): return 3 * torch.tanh(super().forward(*args) / 3)
+
+class Muted(Pico):
+    "A model of one's own."
+    def states(self, *args, **kw):
+        h, *rest = super().states(*args, **kw)
+        return 0 * h, *rest
+
+def hooked(model):
+    "The last full-byte blocks say nothing."
+    model.fb_out.register_forward_hook(lambda module, args, out: 0 * out)
+    return model
+
+def of_ones_own(how, monkeypatch):
+    "A model, changed in one way."
+    monkeypatch.setitem(HEADS, 'capped', Capped)
+    changes = dict(rising=dict(router='rising'), heads=dict(heads='capped'))
+    c = PicoConfig.preset('nano', dim=24, latent_num_blocks=1, **changes.get(how, {}))
+    if how == 'rising': monkeypatch.setitem(ROUTERS, 'rising', Weighed)
+    torch.manual_seed(5)
+    model = (Muted if how == 'class' else Pico)(c).double().eval()
+    for p in model.parameters(): nn.init.normal_(p, std=.3)
+    return hooked(model) if how == 'hook' else model
+
+@pytest.mark.parametrize('how', ['rising', 'heads', 'class', 'hook'])
+def test_what_is_scored_is_what_is_written(how, monkeypatch):
+    "Whatever of the model is one's own: what only PyTorch knows is asked there."
+    model, x = of_ones_own(how, monkeypatch), list(b'Anna took her good old book.')
+    if how == 'rising': model.latent.router.pairs[:,ord(' ')] = True
+    with torch.no_grad(): out = model(torch.tensor([x]))
+    assert pico.generate.quick(model) == (how == 'rising')
+    if how == 'rising': np.testing.assert_allclose(Decoder(model).read([x])[1], out.logits[0,:,0].numpy(), atol=1e-9)
+    for speculative in (False, True):
+        g = generate(model, bytes(x), 20, temperature=0, ignore_end=True, speculative=speculative)
+        with torch.no_grad(): whole = model(torch.tensor([[0xfe, *x, *g.bytes]])).logits[0,len(x):-1,0]
+        assert whole.argmax(-1).tolist() == list(g.bytes)
+    if how != 'heads': return
+    with pytest.raises(InputError, match='capped'): page(model, max_bytes=300)
 
 def test_the_registry_is_as_it_was(): assert 'toy' not in ROUTERS

@@ -433,6 +433,9 @@ console.log(JSON.stringify(off))
 '''
 
 @needs_node
+def test_a_character_is_told_with_the_weight_of_its_routed_byte():
+    assert 'routed, weight 0.90' in coloured('й'.encode(), [False, True], weights=[.1, .9])
+
 def test_a_text_can_be_taken_back_byte_by_byte(tmp_path, stories):
     "More bytes than the decoder holds to be taken back."
     text = generate(stories, 'Once upon a time', max_bytes=400, temperature=.8).bytes

@@ -67,6 +67,7 @@ const MESSAGES = {
   },
   more({ bytes }) { session.add(bytes) },
   write({ how }) {
+    session.drafts = []                              // those of an earlier order
     if (session.expected || session.size) writing = how
     else tell('stopped', { ended: false, size: 0 })  // without a mark, nothing says how to begin
   },
