@@ -162,7 +162,8 @@ def draft(self:Drafting,
     if way in ('copies', 'both'):
         for r, copied in found: r.pending += copied
     if way in ('heads', 'both'): self.ask_heads(h)
-    for r in self.rows if self.border is not None else ():
+    if self.border is None: return
+    for r in self.rows:
         if self.border in r.pending[1:]: del r.pending[r.pending.index(self.border, 1):]
 
 @patch
