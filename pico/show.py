@@ -151,9 +151,9 @@ def coloured(
     bits, weights = bits or [float('nan')] * len(data), weights or [None] * len(data)
     pieces = []
     for c, a, b in characters(data):
-        deep, cost = any(routed[a:b]), sum(bits[a:b])
+        was_routed, cost = any(routed[a:b]), sum(bits[a:b])
         weight = next((w for w, r in zip(weights[a:b], routed[a:b], strict=True) if r and w is not None), None)
-        pieces.append((classes(cost, deep), told(data[a:b], cost, deep, weight), c))
+        pieces.append((classes(cost, was_routed), told(data[a:b], cost, was_routed, weight), c))
     out = []
     for (names, title), same in groupby(pieces, lambda p: p[:2]):
         body = escape(visible(''.join(c for *_, c in same)))
