@@ -17,7 +17,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from .stories import story
 from .core import InputError, TextDecoder, moved, to_text
-from .data import RULE
+from .data import RULE, Corpus, cut_pieces
 from .files import local_path, typed
 from .sources import load_corpus
 from .model import PRESETS, Pico, PicoConfig, trained_model
@@ -162,7 +162,7 @@ def report_run(
 def pico_train(args=None):
     "Make a model and train it, or go on with the run in OUT."
     a = train_parser().parse_args(args)
-    rank, _ = join_group(a.device or 'auto')
+    rank, _ = join_group(a.device or what_was_asked(a.out).get('settings', {}).get('device', 'auto'))
     try:
         source, design, settings, how = asked(a)
         train(a.out, source, design, settings, **how)
@@ -223,7 +223,7 @@ def held_out_text(
     corpus = Stream(source, column, **how).validation(a.max_bytes)
     if corpus is None:
         raise InputError(f"{source} has no held-out text near its beginning: give another SOURCE to score")
-    return source, corpus
+    return source, Corpus(cut_pieces(corpus.pieces, a.max_bytes, a.max_bytes*9//10)[0], marks, corpus.name)
 
 # %% ../nbs/13_cli.ipynb #014ce1cf
 def report_score(model:Pico, corpus, name:str):

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'BOUNDS', 'AnySettings', 'BYTE_CLASSES', 'MOVED', 'InputError', 'setting', 'kind_of', 'check_field',
-           'Settings', 'bytes_of', 'to_bytes', 'to_text', 'TextDecoder', 'byte_class', 'pick_device', 'moved']
+           'Settings', 'bytes_of', 'to_bytes', 'to_text', 'TextDecoder', 'byte_class', 'pick_device', 'short_of_memory',
+           'moved']
 
 # %% ../nbs/00a_core.ipynb #bcfd6869
 import codecs
@@ -184,6 +185,10 @@ def pick_device(
     n = int(number) if number else own
     if n >= cards: raise InputError(f"device={name!r} is not there on this machine: it has {cards}, numbered from 0")
     return torch.device('cuda', n)
+
+def short_of_memory(e:BaseException)->bool:
+    "Whether an error says that memory is too small, that of the machine or of its GPU."
+    return isinstance(e, (MemoryError, torch.OutOfMemoryError)) or 'allocate memory' in str(e)
 
 # %% ../nbs/00a_core.ipynb #42617490
 MOVED = {

@@ -12,7 +12,7 @@ import math
 import time
 import torch
 from torch import Tensor
-from .core import InputError
+from .core import InputError, short_of_memory
 from .router import ROUTERS
 from .heads import HEADS
 from .model import PRESETS, Pico, PicoConfig
@@ -145,6 +145,7 @@ def compile_model(
         with cast or contextlib.nullcontext(): model.loss(x, y).total.backward()
     except Exception as e:
         uncompile(model)
+        if short_of_memory(e): raise
         why = ' '.join(f'{type(e).__name__}: {e}'.split())[:120]
         if how == 'yes':
             raise InputError(f"compile='yes' does not work here ({why}): install a C++ compiler, or use "

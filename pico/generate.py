@@ -162,8 +162,7 @@ def draft(self:Drafting,
     if way in ('copies', 'both'):
         for r, copied in found: r.pending += copied
     if way in ('heads', 'both'): self.ask_heads(h)
-    if self.border is None: return
-    for r in self.rows:
+    for r in self.rows:                           # where there is no border, it is None
         if self.border in r.pending[1:]: del r.pending[r.pending.index(self.border, 1):]
 
 @patch

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STORED', 'SCALE', 'FACTS', 'CARD', 'COMES_ALONG', 'WANTED', 'header', 'read_settings', 'check_size', 'check_names',
            'quantize', 'dequantize', 'no_weights', 'read_weights', 'one_line', 'card_head', 'card', 'Files',
-           'find_model', 'facts_of']
+           'find_model', 'facts_of', 'steps_of_model']
 
 # %% ../nbs/06a_pretrained.ipynb #197bcce6
 import dataclasses
@@ -289,6 +289,13 @@ def from_pretrained(cls:Files,
     read_weights(model, weights)
     model.about = facts_of(weights)
     return model.to(place).eval()
+
+def steps_of_model(
+    out:Path, # a run directory
+)->int:       # 0 if there is no model in it, or none that has learned
+    "The optimizer steps that the model of a run has taken."
+    own = out/'model.safetensors'
+    return facts_of(own).get('steps') or 0 if own.exists() else 0
 
 # %% ../nbs/06a_pretrained.ipynb #72e91f28
 @patch(cls_method=True)

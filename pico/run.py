@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'OPTIMIZERS', 'TRACKERS', 'TRAINING', 'MAY_CHANGE', 'TrainConfig', 'default_preset', 'what_was_asked',
-           'same_text', 'by_name', 'same_run', 'steps_of_model', 'has_begun', 'goes_on', 'check_run', 'begin_run',
-           'Run', 'publish', 'Saver', 'last_saved']
+           'same_text', 'by_name', 'same_run', 'has_begun', 'goes_on', 'check_run', 'begin_run', 'Run', 'publish',
+           'Saver', 'last_saved']
 
 # %% ../nbs/10b_run.ipynb #a1617d5b
 import contextlib
@@ -19,12 +19,12 @@ from functools import partial
 from pathlib import Path
 import torch
 from fastcore.basics import patch
-from .core import InputError, Settings, pick_device, setting
+from .core import InputError, Settings, pick_device, setting, short_of_memory
 from .data import Corpus
 from .files import local_path, typed
 from .streaming import Stream
 from .model import Pico, PicoConfig, read_config, trained_model
-from .pretrained import facts_of
+from .pretrained import steps_of_model
 from .checkpoint import Background, MayNotRead, all_steps, copied, flush, load, latest
 from .checkpoint import read_json, reason, remedy, save, sha256, write_json, atomic_write
 from .parallel import broadcast, on_rank0, world
@@ -153,13 +153,6 @@ def same_run(
                          "has the fields")
 
 # %% ../nbs/10b_run.ipynb #09c783c3
-def steps_of_model(
-    out:Path, # a run directory
-)->int:       # 0 if there is no model in it, or none that has learned
-    "The optimizer steps that the model of a run has taken."
-    own = out/'model.safetensors'
-    return facts_of(own).get('steps') or 0 if own.exists() else 0
-
 def has_begun(
     out:Path, # a run directory, or anything else
 )->bool:
@@ -194,7 +187,9 @@ def check_run(out:Path, config:PicoConfig, settings:TrainConfig, data:dict)->boo
 
 def begin_run(out:Path, config:PicoConfig, settings:TrainConfig, data:dict):
     "Write what was asked; the description of the run comes first, for it is what makes a folder a run."
-    if not has_begun(out): (out/'model.safetensors').unlink(missing_ok=True)     # of a run that was of another shape
+    if not has_begun(out):                                        # of a run that was of another shape
+        for name in ('model.safetensors', 'README.md'): (out/name).unlink(missing_ok=True)
+    for left in out.glob('.*.tmp'): left.unlink()                 # by a crash
     write_json(out/'train.json', dict(settings=settings.to_dict(), data=data, config=config.to_dict()))
     atomic_write(out/'config.json', lambda p: p.write_text(json.dumps(config.to_dict(), indent=2) + '\n'))
 
@@ -287,6 +282,7 @@ def load_state_dict(self:Run, weights:dict, state:dict, where:str): # where: the
             self.ema = self.weights()
             self.model.load_state_dict(weights | state['trained'])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as e:
+        if short_of_memory(e): raise                              # the checkpoint is as good as before
         raise InputError(f"{where} does not fit this run ({type(e).__name__}): go on with the version of Pico "
                          "that wrote it, or delete it to use the checkpoint before it") from None
 
@@ -345,6 +341,8 @@ def last_saved(
                          f"it: put the checkpoints back, or train into another directory with --from {typed(out)}")
     if c is None: return None
     found = load(c)
+    try: newer = steps_of_model(out) > int(c.name)                # its own checkpoint is damaged
+    except InputError: newer = False                              # the model is
     # it was killed between saving and publishing
-    if not own.exists() or sha256(own) != sha256(c/own.name): publish(c, own)
+    if not newer and (not own.exists() or sha256(own) != sha256(c/own.name)): publish(c, own)
     return *found, str(c)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from fastcore.basics import patch
 from safetensors import SafetensorError
-from .core import InputError, moved, pick_device
+from .core import InputError, moved, pick_device, short_of_memory
 from .data import RULE, Corpus
 from .files import local_path, typed
 from .batches import repeated, rows_of
@@ -202,14 +202,15 @@ def loop(run:Run, budget:Budget, recorder:Recorder, held:Corpus | None, stop:Sto
 
 # %% ../nbs/11_train.ipynb #81ca8793
 @contextlib.contextmanager
-def enough_memory():
+def enough_memory(
+    what='a step of this size',
+    then='give a smaller --batch_size or --context_len, and --grad_accumulation_steps for as many bytes in a step',
+):
     "Say in a sentence that there is not."
     try: yield
     except (RuntimeError, MemoryError) as e:                      # a GPU's is a RuntimeError too
-        short = isinstance(e, (MemoryError, torch.OutOfMemoryError)) or 'allocate memory' in str(e)
-        if not short: raise
-        raise InputError("a step of this size does not fit into memory: give a smaller --batch_size or --context_len, "
-                         "and --grad_accumulation_steps for as many bytes in a step") from None
+        if not short_of_memory(e): raise
+        raise InputError(f"{what} does not fit into memory: {then}") from None
 
 # %% ../nbs/11_train.ipynb #0bb5a131
 def session(run:Run, held:Corpus | None, stop:Stop, show:Progress):
@@ -299,9 +300,10 @@ def new_run(out:Path, config:PicoConfig, s:TrainConfig, source)->Run:
 
 def take_up(run:Run, resumed:bool, start:str | None, say):
     "A run as its last checkpoint has it, or at its first step. What was loaded is free again when this is left."
-    found = on_rank0(lambda: last_saved(run.out, say)) if resumed else None
-    if found: run.load_state_dict(*found)
-    else: run.begin(start)
+    with enough_memory('the run', 'nothing of it is lost, go on where more memory is free'):
+        found = on_rank0(lambda: last_saved(run.out, say)) if resumed else None
+        if found: run.load_state_dict(*found)
+        else: run.begin(start)
 
 # %% ../nbs/11_train.ipynb #f9d6d099
 def train(

@@ -75,6 +75,36 @@ def test_a_run_with_damaged_checkpoints_arrives_at_the_same_place(whole, hurt):
     for step in all_steps(hurt/'checkpoints'): half(hurt/f'checkpoints/{step:08d}/model.safetensors')
     assert processes.run(resume, hurt/'said') == 2 and 'no checkpoint' in (hurt/'said').read_text()
 
+@pytest.mark.parametrize('where', ['torch.nn.Module.load_state_dict', 'pico.checkpoint.load_file'])
+@pytest.mark.parametrize('error', [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_too_little_memory_is_no_damage(hurt, where, error, monkeypatch):
+    def short(*args, **kw): raise error
+    monkeypatch.setattr(where, short)
+    assert processes.run(lambda: pico_train([str(hurt), '--max_steps', '8']), hurt/'said') == 2
+    said = (hurt/'said').read_text()
+    assert 'more memory' in said and 'delete' not in said and 'Traceback' not in said
+    assert all_steps(hurt/'checkpoints') == [2, 4, 6]
+
+def test_what_cannot_be_read_now_is_not_called_damaged(hurt, monkeypatch):
+    "A network file system that has lost its handle will find it again."
+    def stale(file, *args): raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), file)
+    monkeypatch.setattr('pico.checkpoint.open', stale, raising=False)
+    for f in (lambda: latest(hurt/'checkpoints', pytest.fail), lambda: load(hurt/'checkpoints/00000006')):
+        with pytest.raises(InputError, match='cannot be read .*start again'): f()
+
+def test_a_newer_model_stays_until_its_steps_are_taken_again(hurt, whole, monkeypatch):
+    "Its checkpoint is damaged, so the run goes on from the one before. What a crash has left is cleared away."
+    flip(hurt/'checkpoints/00000006/state.safetensors')
+    left = hurt/'.model.safetensors.12345.tmp'
+    left.write_bytes(b'half')
+    with monkeypatch.context() as m:
+        def short(*args, **kw): raise MemoryError
+        m.setattr('pico.train.loop', short)
+        assert processes.run(lambda: pico_train([str(hurt)])) == 2
+    assert (hurt/'model.safetensors').read_bytes() == (whole/'model.safetensors').read_bytes() and not left.exists()
+    (hurt/'model.safetensors').write_bytes(b'no model')
+    assert processes.run(lambda: pico_train([str(hurt)])) == 0 and everything(hurt) == everything(whole)
+
 def test_a_checkpoint_under_another_step_is_noticed(hurt):
     os.rename(hurt/'checkpoints/00000006', hurt/'checkpoints/00000009')
     assert 'step 6' in find_damage(hurt/'checkpoints/00000009')

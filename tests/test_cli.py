@@ -346,7 +346,7 @@ def test_what_took_no_step_leaves_nothing_to_a_whole_new_request(tmp_path, monke
         assert call(train_command, out) == 2                      # goes on as it was asked
         asked = read_json(out/'train.json')
         assert asked['data']['column'] == 'body' and asked['data']['limit'] == 9000
-        assert not (out/'model.safetensors').exists()
+        assert not (out/'model.safetensors').exists() and not (out/'README.md').exists()
         assert call(train_command, out, text, '--preset', 'nano', '--max_steps', 2) == 2
     asked = read_json(out/'train.json')
     new = TrainConfig.preset('nano', max_steps=2)
@@ -407,6 +407,16 @@ def test_what_was_streamed_is_scored_as_it_was_streamed(tmp_path, capsys):
         found.append(capsys.readouterr().out.split('bits per byte')[0].split('): ')[1])
     assert found[0] == found[1]
     refused(capsys, eval_command, tmp_path/'r', '--split', 'train', words="only 'validation'")
+    capsys.readouterr()
+    assert call(eval_command, tmp_path/'r', '--max_bytes', 100) == 0
+    assert 50 < int(capsys.readouterr().out.split(' bytes,')[0].split()[-1]) <= 100
+
+def test_processes_join_on_the_device_of_the_run(run, monkeypatch, capsys):
+    devices = []
+    monkeypatch.setattr('pico.cli.join_group', lambda device: devices.append(device) or (0, 1))
+    assert call(train_command, run, '--device', 'cpu') == 0
+    assert call(train_command, run) == 0
+    assert devices == ['cpu', 'cpu']
 
 def test_a_text_that_cannot_be_kept_is_shown_first(tmp_path, capsys):
     assert call(generate_command, '--max_bytes', 9, '--prompt', 'Once', '--html', tmp_path/'none'/'page.html') == 2
