@@ -1,5 +1,6 @@
 "The book as a whole: imports point downward, nothing is stale, the version has one source."
 import ast
+import base64
 import configparser
 import importlib
 import json
@@ -100,6 +101,15 @@ def test_cells_functions_and_modules_have_a_size():
         for node in ast.walk(ast.parse(code)):
             if not isinstance(node, ast.FunctionDef): continue
             assert node.end_lineno - node.lineno < 40, f'{p.name}: {node.name} has more than 40 lines'
+
+def test_pictures_are_as_wide_as_a_page():
+    "So that nothing is scaled down until it cannot be read."
+    for p in [*NOTEBOOKS, *sorted((ROOT/'nbs'/'answers').glob('*.ipynb'))]:
+        for c in cells(p):
+            for o in c.get('outputs', []):
+                if 'image/png' not in o.get('data', {}): continue
+                width = int.from_bytes(base64.b64decode(o['data']['image/png'])[16:20], 'big')
+                assert 600 < width < 920, f"{p.name}, cell {c['id']}: a picture of {width} pixels"
 
 def nested(code):
     "Lines with a conditional expression inside another."
