@@ -86,9 +86,9 @@ def may_not(e:Exception)->bool: return isinstance(e, PermissionError) or getattr
 class MayNotRead(InputError):
     "A file or a folder is there, but this process has no right to read it, or cannot now."
     def __init__(self, path:str | Path, e:Exception): # e: what the attempt raised
-        now = getattr(e, 'errno', None) in PASSING
-        then = 'start again when that has passed' if now else 'use an account that may, or ask its owner'
-        super().__init__(f"{path} {'cannot' if now else 'may not'} be read ({reason(e)}): {then}")
+        right = isinstance(e, PermissionError)
+        then = 'use an account that may, or ask its owner' if right else 'start again when that has passed'
+        super().__init__(f"{path} {'may not' if right else 'cannot'} be read ({reason(e)}): {then}")
 
 def seal(d:dict)->str: # hex digits
     "The SHA-256 of an object, whatever the order of its names; one called 'sha256' is left out."

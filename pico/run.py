@@ -189,9 +189,9 @@ def begin_run(out:Path, config:PicoConfig, settings:TrainConfig, data:dict):
     "Write what was asked; the description of the run comes first, for it is what makes a folder a run."
     if not has_begun(out):                                        # of a run that was of another shape
         for name in ('model.safetensors', 'README.md'): (out/name).unlink(missing_ok=True)
-    for left in out.glob('.*.tmp'): left.unlink()                 # by a crash
     write_json(out/'train.json', dict(settings=settings.to_dict(), data=data, config=config.to_dict()))
     atomic_write(out/'config.json', lambda p: p.write_text(json.dumps(config.to_dict(), indent=2) + '\n'))
+    for left in out.glob('.*.tmp'): left.unlink(missing_ok=True)  # by a crash
 
 # %% ../nbs/10b_run.ipynb #7a785d17
 @dataclass
