@@ -89,7 +89,7 @@ def test_it_is_evaluated_and_counted(name):
     torch.manual_seed(0)
     model = Pico(config(name)).eval()
     assert 0 < bits_per_byte(model, TEXT, 500).bpb < 20
-    assert 'toy' not in str(router_report(model, TEXT, 500))      # it knows what was routed, not by whom
+    assert str(router_report(model, TEXT, 500)).count('toy') == 1      # its name is all that is known of it there
     numbers = sum(p.numel() for p in model.latent.router.parameters())
     assert flops_per_byte(config(name)) - flops_per_byte(config('random')) == 6 * numbers
 

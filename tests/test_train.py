@@ -282,6 +282,7 @@ def test_a_terminal_that_is_gone_ends_no_run(tmp_path):
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_stopped_run_saves_and_says_how_to_go_on(tmp_path, number):
     def run():
+        if number != signal.SIGINT: signal.signal(number, signal.SIG_DFL)       # nohup ignores SIGHUP, and it stays so
         sys.stderr = open(tmp_path/'err', 'w', buffering=1)
         train(tmp_path/'a', TEXT, CONFIG, dataclasses.replace(SHORT, max_steps=100_000, checkpoint_interval=100_000),
               None)
