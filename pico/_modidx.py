@@ -91,6 +91,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'pico.block.SwiGLU.__init__': ('block.html#swiglu.__init__', 'pico/block.py'),
                             'pico.block.SwiGLU.forward': ('block.html#swiglu.forward', 'pico/block.py'),
                             'pico.block.check_heads': ('block.html#check_heads', 'pico/block.py'),
+                            'pico.block.epsilon': ('block.html#epsilon', 'pico/block.py'),
                             'pico.block.like_keys': ('block.html#like_keys', 'pico/block.py'),
                             'pico.block.norm_constants': ('block.html#norm_constants', 'pico/block.py'),
                             'pico.block.rms': ('block.html#rms', 'pico/block.py'),

@@ -9,6 +9,7 @@ __all__ = ['RunningQuantile', 'below_ceiling', 'ThresholdRouter', 'PredictorRout
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
+from .block import epsilon
 from .router import ROUTERS as ROUTERS # with the two of this chapter the table is whole
 from .router import Route, Router, RunningState, TopKRouter, exact, router
 
@@ -92,8 +93,7 @@ class PredictorRouter(TopKRouter):
 
     def forward(self, x, values, before, position, train=False):
         route = super().forward(x, values, before, position, train)
-        eps = 2**-23 if x.dtype.itemsize < 4 else None            # as a norm's, chapter 04
-        route.guess = self.predict(F.rms_norm(x.detach(), x.shape[-1:], eps=eps))[...,0]
+        route.guess = self.predict(F.rms_norm(x.detach(), x.shape[-1:], eps=epsilon(x.dtype)))[...,0]
         if route.guess.dtype != torch.float64: route.guess = route.guess.float()
         if train and self.training: self.quantile.count(route.guess)
         if not train: route.chosen = route.guess > self.quantile.value.to(route.guess.dtype)

@@ -155,8 +155,9 @@ def guess(
     for k in range(d):
         # a draft need not be exact: no float64
         s = ahead.next(last) / min(max(temperature or 1, 1e-30), 1e30)
-        if not np.isfinite(s).all(): break                         # nor need it be there
-        if top_p is not None: s = scores(s, 1, top_p)
+        if top_p is not None:
+            if not np.isfinite(s).all(): break                     # nor need it be there
+            s = scores(s, 1, top_p)
         last = choose(s, None if added is None else added[:,k])
         s -= np.maximum.reduce(s, -1, keepdims=True)
         sure /= np.add.reduce(np.exp(s, s), -1)                    # the likeliest byte has e⁰ = 1

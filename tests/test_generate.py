@@ -534,7 +534,8 @@ def test_a_draft_may_fail_where_a_text_does_not(chained):
     for top_p in (None, .9):
         plain, *others = (generate(m, 'a', 30, speculative=s, top_p=top_p).bytes for s in (False, True, 'auto'))
         assert all(plain == other for other in others)
-    with warnings.catch_warnings(action='error'):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
         assert len(generate(chained, 'a', 30, temperature=1e39, speculative=True, ignore_end=True).bytes) == 30
 
 def test_no_marks_needs_a_prompt_and_broken_weights_are_told(trained):
